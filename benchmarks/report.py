@@ -4,13 +4,11 @@ import argparse
 import datetime
 import json
 import os
-import re
 import sys
-import tempfile
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from benchmarks.measure import copy_gbs, gemm_gflops, machine
+from kzoo.files import atomic, merge_section
 
 _MOVED = 0.10
 _BUSY = 1.2
@@ -164,22 +162,10 @@ def main(name, title, measure, description):
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.json:
-        _write(arguments.json, json.dumps(report.to_json(), indent=2) + "\n")
+        with atomic(arguments.json) as file:
+            file.write(json.dumps(report.to_json(), indent=2).encode() + b"\n")
     if arguments.write:
-        merge(arguments.write, name, report.section())
-
-
-def merge(path, name, section):
-    """Puts the section of a benchmark into a document, in the place of its older one.
-
-    Sections are in alphabetical order of their names; the file is replaced at once, or not at all.
-    """
-    path = Path(path)
-    text = path.read_text("utf-8") if path.exists() else ""
-    found = re.findall(r"<!-- begin (\w+) -->\n(.*?)\n<!-- end \1 -->", text, re.DOTALL)
-    sections = dict(found) | {name: section}
-    blocks = [f"<!-- begin {k} -->\n{sections[k]}\n<!-- end {k} -->\n" for k in sorted(sections)]
-    _write(path, "\n".join([_HEADER, *blocks]))
+        merge_section(arguments.write, _HEADER, name, report.section())
 
 
 def _run(measure, options, report):
@@ -232,13 +218,3 @@ def _positive(text):
 
 def _number(value):
     return f"{value:.3g}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def _write(path, text):
-    path = Path(path)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _SUBPACKAGES = (
     "analysis", "callbacks", "client", "data", "explain", "layers", "losses", "models", "ops",
-    "optimizers", "papers", "plots", "regularizers", "serving", "training",
+    "optimizers", "papers", "plots", "regularizers", "reproductions", "serving", "training",
 )  # fmt: skip
 __all__ = [*_SUBPACKAGES, "__version__"]
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from kzoo.cli import explain, export, register, serve, train
+from kzoo.cli import explain, export, register, reproduce, serve, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +18,7 @@ app.command(no_args_is_help=True)(train.train)
 app.command(no_args_is_help=True)(export.export)
 app.command()(serve.serve)
 app.command(no_args_is_help=True)(explain.explain)
+app.command()(reproduce.reproduce)
 app.command()(register.papers)
 app.command("list", no_args_is_help=True)(register.list_parts)
 app.command(no_args_is_help=True)(register.show)
