@@ -1,34 +1,14 @@
-"""What every explainer shares: the score it explains, gradients of it, and sums over points."""
+"""What every explainer shares: scores, gradients of them, and sums over many points."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from kzoo.explain.graph import find_layer, input_structure, linear_output, on_output, replace_call
+from kzoo.explain.scores import class_score
 
-_FROM_MODEL = -1
-
-
-def class_score(outputs, target):
-    """The logit of the target class, the default `score`.
-
-    Args:
-        outputs: [batch, classes], the model's logits; a single column is a score by itself.
-        target: int32 [batch], class indices; -1 stands for the model's own top class.
-
-    Returns:
-        (scores [batch], targets int32 [batch] with each -1 resolved)
-    """
-    if not tf.is_tensor(outputs) or outputs.shape.rank != 2:
-        raise ValueError(
-            "The default score explains a model with one output of shape [batch, classes]. "
-            f"Received: {keras.tree.map_structure(lambda x: x.shape, outputs)}. Pass `score`, "
-            "a function of the model's outputs and the targets that returns (scores [batch], "
-            "targets [batch])."
-        )
-    top = tf.argmax(outputs, axis=-1, output_type=tf.int32)
-    target = tf.where(target == _FROM_MODEL, top, target)
-    return tf.gather(outputs, target, batch_dims=1), target
+_TOP = -1
+_TARGET_SPEC = tf.TensorSpec([None], tf.int32, "target")
 
 
 class Explainer:
@@ -72,39 +52,67 @@ class Explainer:
             target: int32 [batch], -1 for the model's own top class.
             inputs: the model's inputs.
 
+        A method with `request_specs` takes those as further arguments.
+
         Returns:
-            dict with `attributions` (the structure and shape of `values`, or a map), `score`
-            [batch], `target` [batch], and `convergence_delta` [batch] where the method has one.
+            dict with `attributions` (the structure and shape of `values`, or a map), what `scores`
+            gives for `values`, and `convergence_delta` [batch] where the method has one.
         """
         raise NotImplementedError
 
-    def __call__(self, inputs, target=None):
+    def request_specs(self, spec):
+        """What a request brings besides inputs and target: {name: `tf.TensorSpec`}, batch first.
+
+        Args:
+            spec: structure of the `tf.TensorSpec`s of the model's inputs.
+        """
+        return {}
+
+    def __call__(self, inputs, target=None, **request):
         """Explains a batch.
 
         Args:
             inputs: the model's inputs, batch first; arrays or tensors.
-            target: class indices, int [batch] or one int for all. None for the model's top class.
+            target: class indices, int [batch] or one int for all; -1 stands for the model's top
+                class, -2 for its second, and so on. None for the top class.
+            request: what `request_specs` names, with the batch first or one value for all.
 
         Returns:
-            dict of tensors, see `attribute`.
+            dict of tensors: what `attribute` returns, in at least float32. Its `predictions` are
+            the model's outputs without the final softmax or sigmoid.
+
+        Raises:
+            ValueError: for inputs of another shape or kind than the model's, NaN in them, or a
+                target that is no class.
         """
         inputs = self._convert(inputs)
         batch = keras.tree.flatten(inputs)[0].shape[0]
-        target = np.asarray(_FROM_MODEL if target is None else target, "int32")
-        if target.ndim > 1 or (target.ndim == 1 and target.shape[0] != batch):
+        spec = self.input_spec(inputs)
+        request = {"target": _TOP if target is None else target, **request}
+        specs = {"target": _TARGET_SPEC, **self.request_specs(spec)}
+        if request.keys() != specs.keys():
             raise ValueError(
-                f"`target` must be an integer or have shape [{batch}], the batch of the inputs. "
-                f"Received: shape {list(target.shape)}"
+                f"A request must bring {', '.join(specs)}. Received: {', '.join(request)}"
             )
+        values = [_per_row(name, request[name], specs[name], batch) for name in specs]
         # Not the tf.function itself, which would warn of retracing where many explainers are made.
-        explain = self.function(self.input_spec(inputs)).get_concrete_function()
-        return explain(inputs, tf.constant(np.broadcast_to(target, [batch])))
+        explain = self.function(spec).get_concrete_function()
+        try:
+            return explain(inputs, *values)
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(_reason(error)) from error
 
     def function(self, spec):
-        """The explainer as a `tf.function` of (inputs, target), traced once for all batches."""
+        """The explainer as a `tf.function` of (inputs, target, what `request_specs` names), traced
+        once for all batches."""
         if self._function is None:
+            extra = self.request_specs(spec)
+
+            def explain(inputs, target, *request):
+                return self.explain(inputs, target, **dict(zip(extra, request, strict=True)))
+
             self._function = tf.function(
-                self.explain, input_signature=[spec, tf.TensorSpec([None], tf.int32, "target")]
+                explain, input_signature=[spec, _TARGET_SPEC, *extra.values()], autograph=False
             )
         return self._function
 
@@ -123,10 +131,11 @@ class Explainer:
         known = input_structure(self.model)
         if known is None:
             return keras.tree.map_structure(tf.convert_to_tensor, inputs)
-        return keras.tree.map_structure(lambda spec, x: tf.cast(x, spec.dtype), known, inputs)
+        return keras.tree.map_structure(_convert, known, inputs)
 
-    def explain(self, inputs, target):
-        """As `__call__`, inside a graph: `target` is int32 [batch], -1 for the top class."""
+    def explain(self, inputs, target, **request):
+        """As `__call__`, inside a graph: `target` is int32 [batch], negative for ranks."""
+        inputs = keras.tree.map_structure(_check_numbers, inputs)
         values = inputs if self.tap is None else self._tapped(inputs)
         for value in keras.tree.flatten(values):
             if self.differentiates_inputs and not value.dtype.is_floating:
@@ -134,7 +143,8 @@ class Explainer:
                     f"There is no gradient with respect to an input of dtype {value.dtype.name}. "
                     "Pass `tap`, the name of the embedding layer, to attribute to its output."
                 )
-        return keras.tree.map_structure(_widen, self.attribute(values, target, inputs))
+        result = self.attribute(values, target, inputs, **request)
+        return keras.tree.map_structure(_widen, result)
 
     def _tapped(self, inputs):
         seen = []
@@ -144,25 +154,40 @@ class Explainer:
         return _widen(seen[-1])
 
     def scores(self, values, target, inputs):
-        """Scores [batch] of `values`, at least float32, and the resolved targets, int32 [batch]."""
+        """What the model says of `values`.
+
+        Returns:
+            dict with `score` [batch], at least float32; `target` int32 [batch], resolved; and
+            `predictions`, the model's outputs.
+        """
         with linear_output(self.model):
             if self.tap is None:
-                scores, target = self.score(self.model(values, training=False), target)
+                outputs = self.model(values, training=False)
             else:
                 substitute = on_output(lambda output: tf.cast(values, output.dtype))
                 with replace_call(self.tap, substitute):
-                    scores, target = self.score(self.model(inputs, training=False), target)
-        return _widen(scores), target
+                    outputs = self.model(inputs, training=False)
+        score, target = self.score(outputs, target)
+        return {"score": _widen(score), "target": target, "predictions": outputs}
 
     def gradients(self, values, target, inputs):
-        """Returns (gradients of the scores with respect to `values`, scores, targets)."""
+        """Returns the gradients of the scores with respect to `values`, and what `scores` does."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            scores, target = self.scores(values, target, inputs)
-        gradients = tape.gradient(
-            scores, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
-        return gradients, scores, target
+            scored = self.scores(values, target, inputs)
+        gradients = keras.tree.flatten(tape.gradient(scored["score"], values))
+        if all(gradient is None for gradient in gradients):
+            raise ValueError(
+                f"The score of {self.model.name!r} has no gradient with respect to "
+                f"{'its inputs' if self.tap is None else f'the output of {self.tap.name!r}'}: "
+                "nothing on the way can be differentiated, or nothing leads there. Use a method "
+                "that asks for predictions only, such as occlusion."
+            )
+        gradients = [
+            tf.zeros_like(value) if gradient is None else gradient
+            for gradient, value in zip(gradients, keras.tree.flatten(values), strict=True)
+        ]
+        return keras.tree.pack_sequence_as(values, gradients), scored
 
     def activation_gradients(self, layer, values, target, inputs):
         """The output of `layer` and the gradients of the scores with respect to it.
@@ -173,8 +198,7 @@ class Explainer:
             layer: layer or operation of the model; if it is called more than once, the last counts.
 
         Returns:
-            (activations, gradients, scores [batch], targets [batch]), the first two in at least
-            float32.
+            (activations, gradients, what `scores` returns), the first two in at least float32.
         """
         seen = []
 
@@ -185,57 +209,99 @@ class Explainer:
 
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             with replace_call(layer, on_output(record)):
-                scores, target = self.scores(values, target, inputs)
-        gradients = tape.gradient(scores, seen[-1]) if seen else None
+                scored = self.scores(values, target, inputs)
+        gradients = tape.gradient(scored["score"], seen[-1]) if seen else None
         if gradients is None:
             raise ValueError(
                 f"The score does not depend on the output of the layer {layer.name!r} of "
                 f"{self.model.name!r}."
             )
-        return _widen(seen[-1]), _widen(gradients), scores, target
+        return _widen(seen[-1]), _widen(gradients), scored
 
     def weighted_sum(self, function, points, weights, target, inputs):
         """sum_s weights[s] function(points[s]), in calls of about `rows` rows.
-
-        The memory is bounded by `rows`, whatever the number of steps.
 
         Args:
             function: `function(values, target, inputs)` of [n, ...] rows returns a structure of
                 [n, ...] tensors.
             points: `points(steps)`: int32 [k] numbers of steps -> values of shape [k, batch, ...].
-            weights: float tensor [steps].
+            weights: float tensor [steps], or [steps, batch] where they differ from row to row.
             target: int32 [batch].
             inputs: the model's inputs, repeated for every step.
 
         Returns:
             structure of tensors [batch, ...].
         """
-        batch, steps = tf.shape(target)[0], weights.shape[0]
+
+        def evaluate(step, used):
+            weight = tf.gather(weights, step)
+            used = tf.reshape(used, [-1] + [1] * (weight.shape.rank - 1))
+            values = function(
+                keras.tree.map_structure(merge_steps, points(step)),
+                tf.tile(target, tf.shape(step)),
+                keras.tree.map_structure(lambda x: tile_steps(x, tf.size(step)), inputs),
+            )
+            weight = tf.where(used, weight, 0)
+            return keras.tree.map_structure(lambda x: _contract(weight, x), values)
+
+        steps = weights.shape[0] or tf.shape(weights)[0]
+        return self.sum_over_steps(evaluate, steps, tf.shape(target)[0])
+
+    def sum_over_steps(self, evaluate, steps, batch):
+        """The sum of `evaluate` over all steps, a chunk of about `rows` rows at a time.
+
+        The memory is bounded by `rows`, whatever the number of steps.
+
+        Args:
+            evaluate: `evaluate(step, used)` of the numbers of some steps, int32 [k], returns a
+                structure of tensors that are sums over those steps, without the ones where
+                bool [k] `used` is false: they fill up the last chunk.
+            steps: number of steps, at least 1; an int or an int32 scalar.
+            batch: number of rows that a step sends through the model.
+        """
         groups = tf.cast(tf.math.ceil(steps * batch / self.rows), tf.int32)
         groups = tf.clip_by_value(groups, 1, steps)
         size = (steps + groups - 1) // groups
 
-        def evaluate(group):
-            # The last group may be short: its rows beyond the last step repeat it, weighing zero.
+        def evaluate_group(group):
             step = group * size + tf.range(size)
-            weight = tf.where(step < steps, tf.gather(weights, tf.minimum(step, steps - 1)), 0)
-            values = function(
-                keras.tree.map_structure(_merge, points(tf.minimum(step, steps - 1))),
-                tf.tile(target, [size]),
-                keras.tree.map_structure(lambda x: _tile(x, size), inputs),
-            )
-            return keras.tree.map_structure(lambda x: _contract(weight, x, size), values)
+            return evaluate(tf.minimum(step, steps - 1), step < steps)
 
-        total = evaluate(0)
         _, total = tf.while_loop(
             lambda group, total: group < groups,
             lambda group, total: (
                 group + 1,
-                keras.tree.map_structure(tf.add, total, evaluate(group)),
+                keras.tree.map_structure(tf.add, total, evaluate_group(group)),
             ),
-            (1, total),
+            (1, evaluate_group(0)),
+            maximum_iterations=steps - 1,
         )
         return total
+
+
+def merge_steps(x):
+    """[steps, batch, ...] -> [steps * batch, ...]"""
+    return tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0))
+
+
+def split_steps(x, steps):
+    """[steps * batch, ...] -> [steps, batch, ...]"""
+    shape = tf.shape(x)
+    return tf.reshape(x, tf.concat([[steps, shape[0] // steps], shape[1:]], 0))
+
+
+def tile_steps(x, steps):
+    """[batch, ...] -> [steps * batch, ...]"""
+    return tf.tile(x, [steps] + [1] * (x.shape.rank - 1))
+
+
+def _contract(weight, x):
+    """Sum over the steps of weight [steps] or [steps, batch] times x [steps * batch, ...]."""
+    x = split_steps(x, tf.shape(weight)[0])
+    weight = tf.cast(weight, x.dtype)
+    if weight.shape.rank == 1:
+        return tf.tensordot(weight, x, 1)
+    return tf.einsum("sb,sb...->b...", weight, x)
 
 
 def _widen(x):
@@ -243,16 +309,36 @@ def _widen(x):
     return tf.cast(x, tf.float32) if x.dtype in (tf.bfloat16, tf.float16) else x
 
 
-def _merge(x):
-    """[steps, batch, ...] -> [steps * batch, ...]"""
-    return tf.reshape(x, tf.concat([[-1], tf.shape(x)[2:]], 0))
+def _reason(error):
+    """What a failed check in the graph says, without the places it came through."""
+    said = error.message.split("\n\t [[")[0].splitlines()[-1]
+    return said.removeprefix("assertion failed: ")
 
 
-def _tile(x, size):
-    return tf.tile(x, [size] + [1] * (x.shape.rank - 1))
+def _check_numbers(x):
+    return tf.debugging.check_numerics(x, "`inputs` must be finite") if x.dtype.is_floating else x
 
 
-def _contract(weight, x, size):
-    """Weighted sum over the steps of [steps * batch, ...]."""
-    x = tf.reshape(x, tf.concat([[size, tf.shape(x)[0] // size], tf.shape(x)[1:]], 0))
-    return tf.tensordot(tf.cast(weight, x.dtype), x, 1)
+def _convert(known, x):
+    """An input as a tensor of the dtype of the model's."""
+    x = x if tf.is_tensor(x) else np.asarray(x)
+    shape = tf.TensorShape(known.shape)
+    if not shape.is_compatible_with(x.shape):
+        raise ValueError(f"`inputs` must have the shape {shape}. Received: {tuple(x.shape)}")
+    if known.dtype != "string" and tf.as_dtype(x.dtype) == tf.string:
+        raise ValueError(f"`inputs` must be of dtype {known.dtype}. Received: {x.dtype}")
+    return tf.cast(x, known.dtype)
+
+
+def _per_row(name, value, spec, batch):
+    """A tensor [batch, ...] from a value for each row, or one for all."""
+    value = np.asarray(value, spec.dtype.as_numpy_dtype)
+    if value.ndim == spec.shape.rank - 1:
+        value = np.broadcast_to(value, [batch, *value.shape])
+    if not tf.TensorShape([batch, *spec.shape[1:]]).is_compatible_with(value.shape):
+        one, rows = list(spec.shape[1:]), [batch, *spec.shape[1:]]
+        raise ValueError(
+            f"`{name}` must have the shape {rows}, one for each row of the inputs, or {one}. "
+            f"Received: {list(value.shape)}"
+        )
+    return tf.constant(value)

@@ -77,7 +77,7 @@ class GradCAM(Explainer):
         self.upsample = bool(upsample)
 
     def attribute(self, values, target, inputs):
-        activations, gradients, score, target = self.activation_gradients(
+        activations, gradients, scored = self.activation_gradients(
             self.layer, values, target, inputs
         )
         rank = activations.shape.rank
@@ -94,7 +94,7 @@ class GradCAM(Explainer):
         cam = tf.nn.relu(cam) if self.relu else cam
         if self.upsample:
             cam = _resize(cam, _input_size(values, rank - 2))
-        return {"attributions": cam, "score": score, "target": target}
+        return {"attributions": cam, **scored}
 
     def get_config(self):
         return {

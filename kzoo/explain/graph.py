@@ -5,6 +5,7 @@ for functional, Sequential, subclassed and nested models, and leaves the model a
 """
 
 import contextlib
+import difflib
 
 import keras
 
@@ -89,10 +90,12 @@ def find_layer(model, layer):
         return model.layers[layer]
     found = {id(each): each for each in flatten_operations(model) if each.name == layer}
     if len(found) != 1:
-        names = ", ".join(dict.fromkeys(each.name for each in flatten_layers(model)))
+        names = list(dict.fromkeys(each.name for each in flatten_layers(model)))
+        near = difflib.get_close_matches(str(layer), names, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"`layer` must name exactly one layer of {model.name!r}. Received: {layer!r}, which "
-            f"names {len(found)}. The layers are: {names}"
+            f"names {len(found)}.{hint} The layers are: {', '.join(names)}"
         )
     return next(iter(found.values()))
 

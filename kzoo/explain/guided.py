@@ -100,8 +100,8 @@ class _ModifiedBackprop(Explainer):
             return super().gradients(values, target, inputs)
 
     def attribute(self, values, target, inputs):
-        gradients, score, target = self.gradients(values, target, inputs)
-        return {"attributions": gradients, "score": score, "target": target}
+        gradients, scored = self.gradients(values, target, inputs)
+        return {"attributions": gradients, **scored}
 
     def get_config(self):
         return {}

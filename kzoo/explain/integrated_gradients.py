@@ -36,9 +36,13 @@ class IntegratedGradients(Explainer):
         baseline: where the path begins: a number, or an array of the shape of one input without
             the batch (a structure of either, for several inputs). Defaults to 0.
         rule: quadrature rule, see `kzoo.explain.quadrature`. Defaults to "gauss_legendre".
+        request: which of "steps" and "baseline" come with each request, a value for each row,
+            instead of being fixed. `steps` is then the most that a request may ask for, and the
+            time is that of the row with the most; `baseline` has the form of the inputs, of which
+            there must be one, without a `tap`. Defaults to neither.
 
-    Returns (when called): `attributions` of the input's shape, `score` and `target` [batch], and
-    `convergence_delta` [batch], the sum of the attributions less F(x) - F(baseline): what the
+    Returns (when called): `attributions` of the input's shape; `score`, `target`, `predictions`;
+    and `convergence_delta` [batch], the sum of the attributions less F(x) - F(baseline): what the
     quadrature left out.
 
     Example:
@@ -46,27 +50,55 @@ class IntegratedGradients(Explainer):
     >>> result = IntegratedGradients(model)(images)
     >>> result["attributions"].shape == images.shape
     True
+    >>> explainer = IntegratedGradients(model, steps=200, request=["steps"])
+    >>> result = explainer(images, steps=20)
 
     Reference:
         Sundararajan et al. (2017), equation 1, arxiv.org/abs/1703.01365
     """
 
     def __init__(
-        self, model, steps=50, baseline=0.0, rule="gauss_legendre", score=None, tap=None, rows=80
+        self,
+        model,
+        steps=50,
+        baseline=0.0,
+        rule="gauss_legendre",
+        request=(),
+        score=None,
+        tap=None,
+        rows=80,
     ):
         super().__init__(model, score=score, tap=tap, rows=rows)
+        if not set(request) <= {"steps", "baseline"}:
+            raise ValueError(f'`request` may name "steps" and "baseline". Received: {request!r}')
+        if "baseline" in request and self.tap is not None:
+            raise ValueError("A request's baseline is one of the inputs; it cannot go with `tap`.")
         self.nodes, self.weights = nodes_and_weights(rule, steps)
-        self.steps, self.rule = steps, rule
+        self.steps, self.rule, self.request = steps, rule, tuple(request)
         self.baseline = keras.tree.map_structure(np.asarray, baseline)
 
-    def attribute(self, values, target, inputs):
-        baseline = self._baselines(values)
-        score, target = self.scores(values, target, inputs)
+    def request_specs(self, spec):
+        specs = {}
+        if "steps" in self.request:
+            specs["steps"] = tf.TensorSpec([None], tf.int32, "steps")
+        if "baseline" in self.request:
+            if keras.tree.is_nested(spec):
+                raise ValueError(
+                    "A request's `baseline` is for models with one input. Received a model with "
+                    f"{len(keras.tree.flatten(spec))}."
+                )
+            specs["baseline"] = tf.TensorSpec(spec.shape, spec.dtype, "baseline")
+        return specs
+
+    def attribute(self, values, target, inputs, steps=None, baseline=None):
+        baseline = self._baselines(values) if baseline is None else baseline
+        nodes, weights = self._rule(steps)
+        scored = self.scores(values, target, inputs)
         difference = keras.tree.map_structure(tf.subtract, values, baseline)
 
-        def path(steps):
+        def path(step):
             return keras.tree.map_structure(
-                lambda start, way: start + _outer(tf.gather(self.nodes, steps), way),
+                lambda start, way: start + _outer(tf.gather(nodes, step), way),
                 baseline,
                 difference,
             )
@@ -74,19 +106,36 @@ class IntegratedGradients(Explainer):
         gradients = self.weighted_sum(
             lambda *rows: self.gradients(*rows)[0],
             path,
-            tf.constant(self.weights, score.dtype),
-            target,
+            tf.cast(weights, scored["score"].dtype),
+            scored["target"],
             inputs,
         )
         attributions = keras.tree.map_structure(tf.multiply, difference, gradients)
-        baseline_score, _ = self.scores(baseline, target, inputs)
+        start = self.scores(baseline, scored["target"], inputs)["score"]
         total = tf.add_n([_sum_per_row(x) for x in keras.tree.flatten(attributions)])
         return {
             "attributions": attributions,
-            "score": score,
-            "target": target,
-            "convergence_delta": total - (score - baseline_score),
+            **scored,
+            "convergence_delta": total - (scored["score"] - start),
         }
+
+    def _rule(self, steps):
+        """Nodes and weights, both [steps], or [most steps, batch] where rows have their own."""
+        if steps is None:
+            return tf.constant(self.nodes), tf.constant(self.weights)
+        fewest = 2 if self.rule == "trapezoid" else 1
+        checked = tf.debugging.Assert(
+            tf.reduce_all((steps >= fewest) & (steps <= self.steps)),
+            [f"`steps` must be from {fewest} to {self.steps}. Received:", steps],
+        )
+        with tf.control_dependencies([] if checked is None else [checked]):
+            row, most = steps - fewest, tf.reduce_max(steps)
+        table = [nodes_and_weights(self.rule, n) for n in range(fewest, self.steps + 1)]
+        padded = [
+            np.stack([np.pad(rule[part], (0, self.steps - len(rule[part]))) for rule in table])
+            for part in (0, 1)
+        ]
+        return [tf.transpose(tf.gather(part, row))[:most] for part in padded]
 
     def _baselines(self, values):
         """The baseline in the structure and shape of `values`."""
@@ -104,13 +153,15 @@ class IntegratedGradients(Explainer):
             "steps": self.steps,
             "baseline": keras.tree.map_structure(np.ndarray.tolist, self.baseline),
             "rule": self.rule,
+            "request": list(self.request),
             "rows": self.rows,
         }
 
 
 def _outer(nodes, x):
-    """nodes [k] and x [batch, ...] -> [k, batch, ...]"""
-    return tf.reshape(tf.cast(nodes, x.dtype), [-1] + [1] * x.shape.rank) * x
+    """nodes [k] or [k, batch] and x [batch, ...] -> [k, batch, ...]"""
+    missing = 1 + x.shape.rank - nodes.shape.rank
+    return tf.reshape(tf.cast(nodes, x.dtype), tf.concat([tf.shape(nodes), [1] * missing], 0)) * x
 
 
 def _sum_per_row(x):

@@ -54,12 +54,8 @@ class Saliency(Explainer):
         self.max_channels = bool(max_channels)
 
     def attribute(self, values, target, inputs):
-        gradients, score, target = self.gradients(values, target, inputs)
-        return {
-            "attributions": keras.tree.map_structure(self._reduce, gradients),
-            "score": score,
-            "target": target,
-        }
+        gradients, scored = self.gradients(values, target, inputs)
+        return {"attributions": keras.tree.map_structure(self._reduce, gradients), **scored}
 
     def _reduce(self, gradient):
         if self.absolute:

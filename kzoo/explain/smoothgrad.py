@@ -111,7 +111,7 @@ class SmoothGrad(Explainer):
             (inputs, clean["attributions"]),
         )
         reduced = keras.tree.map_structure(self._reduce, clean["attributions"], first, second)
-        return {"attributions": reduced, "score": clean["score"], "target": clean["target"]}
+        return {**clean, "attributions": reduced}
 
     def _noisy(self, values, samples):
         """Points for `weighted_sum`: steps int32 [k] -> noisy copies [k, batch, ...]."""

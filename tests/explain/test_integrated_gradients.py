@@ -143,7 +143,31 @@ def test_errors_name_the_argument(mlp):
         IntegratedGradients(mlp, steps=0)
     with pytest.raises(ValueError, match="`rule` must be one of .* Received: 'simpson'"):
         IntegratedGradients(mlp, rule="simpson")
-    with pytest.raises(ValueError, match=r"`target` must be an integer or have shape \[2\]"):
+    with pytest.raises(ValueError, match=r"`target` must have the shape \[2\].* Received: \[3\]"):
         IntegratedGradients(mlp)(np.zeros([2, 4]), target=[0, 1, 2])
     with pytest.raises(ValueError, match="`layer` must name exactly one layer"):
         IntegratedGradients(mlp, tap="nowhere")
+
+
+def test_each_row_may_ask_for_its_own_number_of_steps(mlp, rng):
+    x = rng.normal(size=(4, 4)).astype("float32")
+    explainer = IntegratedGradients(mlp, steps=9, request=["steps"], rows=5)
+    result = explainer(x, target=1, steps=[1, 9, 4, 2])
+    for row, steps in enumerate([1, 9, 4, 2]):
+        alone = IntegratedGradients(mlp, steps=steps)(x[row : row + 1], target=1)
+        for name, value in alone.items():
+            np.testing.assert_allclose(result[name][row], value[0], atol=1e-6)
+    with pytest.raises(ValueError, match="`steps` must be from 1 to 9"):
+        explainer(x, steps=10)
+    with pytest.raises(ValueError, match="A request must bring target, steps. Received: target"):
+        explainer(x)
+
+
+def test_baseline_of_the_request(mlp, rng):
+    x, baseline = rng.normal(size=(2, 3, 4)).astype("float32")
+    result = IntegratedGradients(mlp, request=["baseline"])(x, target=0, baseline=baseline)
+    for row in range(3):
+        fixed = IntegratedGradients(mlp, baseline=baseline[row])(x[row : row + 1], target=0)
+        np.testing.assert_allclose(result["attributions"][row], fixed["attributions"][0], atol=1e-6)
+    with pytest.raises(ValueError, match="`request` may name"):
+        IntegratedGradients(mlp, request=["rule"])
