@@ -42,6 +42,12 @@ def heat_map(attribution, signed=None, percentile=99.0):
     return _colors(_UNSIGNED_COLORS, plane / level)
 
 
+def color_table(signed):
+    """The 256 colours of `heat_map`, from the lowest value to the highest, float [256, 3]."""
+    name = _SIGNED_COLORS if signed else _UNSIGNED_COLORS
+    return matplotlib.colormaps[name](np.arange(256))[:, :3]
+
+
 def overlay(image, attribution, alpha=0.5, signed=None, percentile=99.0):
     """The heat map of an attribution laid over the image in grey.
 

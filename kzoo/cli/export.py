@@ -16,6 +16,9 @@ def export(
     classes: Annotated[
         str | None, typer.Option(help="Names of the classes, separated by commas.")
     ] = None,
+    overlays: Annotated[
+        bool, typer.Option(help="Also serve each method from image bytes to an overlay as PNG.")
+    ] = False,
 ):
     """Export a saved model, with explanations as signatures, for TensorFlow Serving.
 
@@ -31,4 +34,5 @@ def export(
     load_all()
     loaded = keras.saving.load_model(model, compile=False)
     names = classes.split(",") if classes else None
-    print(export_model(loaded, path, explainers or (), class_names=names))
+    version = export_model(loaded, path, explainers or (), class_names=names, overlays=overlays)
+    print(version)

@@ -98,6 +98,7 @@ def export_run(run, folder):
         explainers,
         class_names=run.source.class_names or None,
         rescale=plan.export.rescale,
+        overlays=plan.export.overlays,
         recipe=plan.model_dump(mode="json"),
         papers=papers,
     )

@@ -43,25 +43,25 @@ def output_names(outputs, signature):
     return names
 
 
-def targets(target, arrays):
-    """Returns the classes to explain, int32 of shape (batch,).
+def per_row(name, value, arrays):
+    """Returns an integer of each example, int32 of shape (batch,).
 
     Args:
-        target: one class for all examples, one for each, or None; -1 and None are the model's
-            own top class.
+        name: of the input, for errors.
+        value: one integer for all examples, one for each, or None; -1 and None leave the choice to
+            the explanation.
         arrays: the model's inputs, which say how large the batch is.
 
     Raises:
-        InvalidArgument: `target` is no class, or the inputs' first dimensions differ.
+        InvalidArgument: `value` is something else, or the inputs' first dimensions differ.
     """
     sizes = {array.shape[:1] for array in arrays.values()}
     if len(sizes) != 1 or () in sizes:
         message = f"All inputs must have the batch as first dimension. Received: {sorted(sizes)}"
         raise error("INVALID_ARGUMENT", message)
     (shape,) = sizes
-    classes = np.asarray(-1 if target is None else target)
-    fits = classes.dtype.kind in "iu" and classes.shape in ((), shape)
-    if not fits or (classes < -1).any():
-        message = f"`target` must be one class or {shape[0]} classes, each -1 or more."
-        raise error("INVALID_ARGUMENT", f"{message} Received: {target!r}")
-    return np.full(shape, classes, dtype=np.int32)
+    rows = np.asarray(-1 if value is None else value)
+    if rows.dtype.kind not in "iu" or rows.shape not in ((), shape):
+        message = f"`{name}` must be one integer or {shape[0]} of them."
+        raise error("INVALID_ARGUMENT", f"{message} Received: {value!r}")
+    return np.full(shape, rows, dtype=np.int32)

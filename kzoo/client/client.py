@@ -2,12 +2,18 @@
 
 import urllib.parse
 
-from kzoo.client.arguments import named_arrays, output_names, targets
+import numpy as np
+
+from kzoo.client.arguments import named_arrays, output_names, per_row
 from kzoo.client.deadlines import Deadline, call_with_retries, check_timeout
 from kzoo.client.errors import InvalidArgument, NotFound, ServingError, error
 from kzoo.client.rest import RestTransport
+from kzoo.client.tensors import as_input
 
 EXPLAIN_PREFIX = "explain_"
+IMAGE_SUFFIX = "_png"
+# Integers of a request, of each example, that it may leave to the explanation.
+_CHOICES = ("target", "steps")
 _POLL_SECONDS = 0.1
 
 
@@ -77,21 +83,22 @@ class Client:
 
         return self._predict(signature_name, arrays, outputs, timeout)
 
-    def explain(self, method, inputs, target=None, outputs=None, timeout=None):
+    def explain(self, method, inputs, target=None, outputs=None, timeout=None, **request):
         """Asks why: calls the signature `explain_<method>`.
 
         Args:
             method: the method's name; `methods` lists those of the server.
             inputs: the model's inputs, as in `predict`.
             target: the class to explain, for each example (int array of shape (batch,)) or one
-                for all (an int). None, or -1 for an example, is the model's own top class.
+                for all (an int). -1 is the model's own top class, as is None; -2 its second.
             outputs: names of the outputs wanted. None for all.
             timeout: seconds for this call, instead of the client's.
+            request: what else the method takes, such as `steps`, for each example or for all.
 
         Returns:
             {"attributions": one value per input element, "score": the score explained (batch,),
-            "target": the class explained (batch,)}, and "convergence_delta" (batch,) for methods
-            that have one.
+            "target": the class explained (batch,)}, "convergence_delta" (batch,) for methods that
+            have one, and what `predict` returns.
 
         Raises:
             NotFound: the server has no such method; the message lists those it has.
@@ -99,16 +106,40 @@ class Client:
             ServingError: any other error of the server or the way to it.
         """
 
+        return self._explain(method, "", inputs, {"target": target, **request}, outputs, timeout)
+
+    def explain_image(self, method, images, target=None, outputs=None, timeout=None, **request):
+        """As `explain`, for images as they are in files: calls `explain_<method>_png`.
+
+        Args:
+            images: JPEG or PNG bytes, one or a list. The rest is as for `explain`.
+
+        Returns:
+            What `explain` returns, and "overlay_png" (batch,): each image with its heat map, PNG.
+        """
+        images = [images] if isinstance(images, bytes) else images
+        inputs = np.array(images, object)
+        options = {"target": target, **request}
+        return self._explain(method, IMAGE_SUFFIX, inputs, options, outputs, timeout)
+
+    def _explain(self, method, suffix, inputs, options, outputs, timeout):
         def arrays(signature):
-            names = [name for name in signature.inputs if name != "target"]
+            brought = {name for name, value in options.items() if value is not None}
+            unknown = sorted(brought - set(signature.inputs))
+            if unknown:
+                message = f"Method {method!r} takes no `{unknown[0]}`."
+                raise error("INVALID_ARGUMENT", message)
+            choices = [name for name in signature.inputs if name in (*_CHOICES, *options)]
+            names = [name for name in signature.inputs if name not in choices]
             batch = named_arrays(inputs, signature, names)
-            if "target" in signature.inputs:
-                batch["target"] = targets(target, batch)
-            elif target is not None:
-                raise error("INVALID_ARGUMENT", f"Method {method!r} takes no `target`.")
+            for name in choices:
+                if name in _CHOICES:
+                    batch[name] = per_row(name, options.get(name), batch)
+                else:
+                    batch[name] = as_input(name, options[name], signature.inputs[name])
             return batch
 
-        return self._predict(f"{EXPLAIN_PREFIX}{method}", arrays, outputs, timeout)
+        return self._predict(f"{EXPLAIN_PREFIX}{method}{suffix}", arrays, outputs, timeout)
 
     def methods(self, timeout=None):
         """Returns the names of the explanation methods that the model is served with, sorted."""
@@ -261,6 +292,9 @@ def _is_integer(value, at_least):
 
 
 def _methods(signatures):
+    """Methods with a signature of their own; those from image bytes are not counted again."""
     return sorted(
-        name.removeprefix(EXPLAIN_PREFIX) for name in signatures if name.startswith(EXPLAIN_PREFIX)
+        name.removeprefix(EXPLAIN_PREFIX)
+        for name in signatures
+        if name.startswith(EXPLAIN_PREFIX) and not name.endswith(IMAGE_SUFFIX)
     )

@@ -37,8 +37,8 @@ class IntegratedGradients(Explainer):
             the batch (a structure of either, for several inputs). Defaults to 0.
         rule: quadrature rule, see `kzoo.explain.quadrature`. Defaults to "gauss_legendre".
         request: which of "steps" and "baseline" come with each request, a value for each row,
-            instead of being fixed. `steps` is then the most that a request may ask for, and the
-            time is that of the row with the most; `baseline` has the form of the inputs, of which
+            instead of being fixed. `steps` is then the most that a request may ask for, also by
+            -1, and the time is that of the row with the most; `baseline` has the form of the inputs, of which
             there must be one, without a `tap`. Defaults to neither.
 
     Returns (when called): `attributions` of the input's shape; `score`, `target`, `predictions`;
@@ -124,9 +124,10 @@ class IntegratedGradients(Explainer):
         if steps is None:
             return tf.constant(self.nodes), tf.constant(self.weights)
         fewest = 2 if self.rule == "trapezoid" else 1
+        steps = tf.where(steps == -1, self.steps, steps)
         checked = tf.debugging.Assert(
             tf.reduce_all((steps >= fewest) & (steps <= self.steps)),
-            [f"`steps` must be from {fewest} to {self.steps}. Received:", steps],
+            [f"`steps` must be from {fewest} to {self.steps}, or -1 for those. Received:", steps],
         )
         with tf.control_dependencies([] if checked is None else [checked]):
             row, most = steps - fewest, tf.reduce_max(steps)

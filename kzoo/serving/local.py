@@ -8,6 +8,10 @@ import tensorflow as tf
 from kzoo.client import Signature, TensorInfo
 from kzoo.serving.card import read_card
 
+_PREFIX, _IMAGE_SUFFIX = "explain_", "_png"
+# Integers of a request that it may leave to the explanation.
+_CHOICES = ("target", "steps")
+
 
 class LocalModel:
     """A version folder that answers like a served model.
@@ -45,33 +49,50 @@ class LocalModel:
 
     def methods(self):
         """Names of the explanations that the export has."""
-        prefix = "explain_"
-        return [name.removeprefix(prefix) for name in self._signatures if name.startswith(prefix)]
+        return [
+            name.removeprefix(_PREFIX)
+            for name in self._signatures
+            if name.startswith(_PREFIX) and not name.endswith(_IMAGE_SUFFIX)
+        ]
 
     def predict(self, inputs, signature_name="serving_default"):
         """{output: array} of a signature, for one array or {input: array}."""
         function = self._signatures[signature_name]
         specs = _inputs(function)
         if not isinstance(inputs, dict):
-            inputs = {next(name for name in specs if name != "target"): inputs}
+            inputs = {next(name for name in specs if name not in _CHOICES): inputs}
         outputs = function(
             **{name: tf.cast(value, specs[name].dtype) for name, value in inputs.items()}
         )
         return {name: value.numpy() for name, value in outputs.items()}
 
-    def explain(self, method, inputs, target=None):
+    def explain(self, method, inputs, target=None, **request):
         """As `Client.explain`."""
-        if method not in self.methods():
+        return self._explain(method, "", inputs, {"target": target, **request})
+
+    def explain_image(self, method, images, target=None, **request):
+        """As `Client.explain_image`."""
+        images = np.array([images] if isinstance(images, bytes) else images, object)
+        return self._explain(method, _IMAGE_SUFFIX, images, {"target": target, **request})
+
+    def _explain(self, method, suffix, inputs, request):
+        signature = f"{_PREFIX}{method}{suffix}"
+        if signature not in self._signatures:
             raise ValueError(
-                f"The export has no explanation {method!r}. It has: {', '.join(self.methods())}"
+                f"The export has no explanation {method + suffix!r}. It has: "
+                f"{', '.join(self.methods())}"
             )
-        signature = f"explain_{method}"
+        choices = _inputs(self._signatures[signature]).keys() & {*_CHOICES, *request}
         if not isinstance(inputs, dict):
-            (name,) = _inputs(self._signatures[signature]).keys() - {"target"}
+            (name,) = _inputs(self._signatures[signature]).keys() - choices
             inputs = {name: inputs}
         batch = len(next(iter(inputs.values())))
-        targets = np.broadcast_to(np.int32(-1 if target is None else target), [batch])
-        return self.predict({**inputs, "target": targets}, signature)
+        for name in choices:
+            value = request.get(name)
+            if name in _CHOICES:
+                value = np.broadcast_to(np.int32(-1 if value is None else value), [batch])
+            inputs = {**inputs, name: value}
+        return self.predict(inputs, signature)
 
 
 def _inputs(function):

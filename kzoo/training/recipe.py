@@ -91,6 +91,7 @@ class Export(_Section):
     name: str | None = None
     explainers: list[Part] = []
     rescale: tuple[float, float] = (1 / 255, 0.0)
+    overlays: bool = False
 
     @pydantic.field_validator("rescale", mode="before")
     @classmethod

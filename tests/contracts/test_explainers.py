@@ -88,5 +88,7 @@ def test_the_served_signature_gives_the_same(part, images, tmp_path):
                 definition.inputs["target"].name: target,
             },
         )
-    for name, value in explainer(images, target).items():
+    result = explainer(images, target)
+    np.testing.assert_allclose(served["logits"], result.pop("predictions"), rtol=1e-4, atol=1e-5)
+    for name, value in result.items():
         np.testing.assert_allclose(served[name], value, rtol=1e-4, atol=1e-5)

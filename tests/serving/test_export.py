@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kzoo.explain import IntegratedGradients
+from kzoo.explain import IntegratedGradients, Saliency
+from kzoo.plots import overlay
 from kzoo.serving.check import ExportError
 from kzoo.serving.export import export
+from kzoo.serving.local import LocalModel
 from kzoo.training import SAM
 
 
@@ -60,9 +62,60 @@ def test_explanation_equals_the_explainer(exported, cnn, rng):
     target = np.array([2, -1, 0], "int32")
     served = in_session(exported, "explain_integrated_gradients", inputs=x, target=target)
     ours = IntegratedGradients(cnn, steps=10)(x, target)
-    assert served.keys() == {"attributions", "score", "target", "convergence_delta"}
-    for name, value in served.items():
-        np.testing.assert_allclose(value, ours[name], atol=1e-5)
+    answers = {"attributions", "score", "target", "convergence_delta"}
+    assert served.keys() == answers | {"logits", "probabilities"}
+    for name in answers:
+        np.testing.assert_allclose(served[name], ours[name], atol=1e-5)
+    np.testing.assert_allclose(served["probabilities"], cnn(x), atol=1e-6)
+
+
+def test_request_chooses_steps(cnn, tmp_path, rng):
+    explainer = IntegratedGradients(cnn, steps=20, request=["steps"])
+    version = export(cnn, tmp_path / "steps", [explainer])
+    x = rng.uniform(size=(3, 8, 8, 1)).astype("float32")
+    target, steps = np.array([0, 1, -2], "int32"), np.array([3, -1, 7], "int32")
+    served = in_session(
+        version, "explain_integrated_gradients", inputs=x, target=target, steps=steps
+    )
+    ours = explainer(x, target, steps=steps)
+    np.testing.assert_allclose(served["attributions"], ours["attributions"], atol=1e-6)
+    for bad in ({"target": np.full(3, 3, "int32")}, {"steps": np.zeros(3, "int32")}):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{next(iter(bad))}` must be"):
+            in_session(
+                version,
+                "explain_integrated_gradients",
+                **{"inputs": x, "target": target, "steps": steps, **bad},
+            )
+
+
+@pytest.mark.parametrize("absolute", [True, False], ids=["unsigned", "signed"])
+def test_overlay_is_what_plots_draws(cnn, tmp_path, rng, absolute):
+    explainer = Saliency(cnn, absolute=absolute)
+    version = export(cnn, tmp_path / "overlay", [explainer], overlays=True)
+    pixels = rng.integers(0, 256, [8, 8, 1]).astype("uint8")
+    image_bytes = np.array([tf.io.encode_png(pixels).numpy()] * 2, object)
+    served = in_session(
+        version, "explain_saliency_png", image_bytes=image_bytes, target=np.array([0, 1], "int32")
+    )
+    drawn = [tf.io.decode_png(picture).numpy() for picture in served["overlay_png"]]
+    result = explainer(np.stack([pixels / 255] * 2), [0, 1])
+    np.testing.assert_allclose(served["attributions"], result["attributions"], atol=1e-6)
+    for ours, attributions in zip(drawn, result["attributions"], strict=True):
+        expected = overlay(pixels, attributions, signed=not absolute)
+        # A value at the border of two colours may take either.
+        assert np.mean(np.abs(ours / 255 - expected) > 0.01) < 0.05
+
+
+def test_overlay_has_the_size_of_the_picture_sent(cnn, tmp_path):
+    version = export(cnn, tmp_path / "overlay", ["grad_cam"], overlays=True)
+    large = tf.io.encode_jpeg(np.full([24, 40, 3], 90, "uint8")).numpy()
+    local = LocalModel(version)
+    assert local.methods() == ["grad_cam"]
+    (picture,) = local.explain_image("grad_cam", large, target=1)["overlay_png"]
+    assert tf.io.decode_png(picture).shape == (24, 40, 3)
+    dense = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
+    with pytest.raises(ExportError, match="`overlays` are for models of one image"):
+        export(dense, tmp_path / "dense", ["saliency"], overlays=True)
 
 
 def test_images_as_png_and_jpeg_bytes(exported, cnn, rng):
