@@ -20,7 +20,8 @@ class Explainer:
 
     Args:
         model: a Keras model of any build: functional, Sequential, subclassed, nested, with one
-            input or a list or dict of them. It is called with `training=False`.
+            input or a list or dict of them; it is called with `training=False`. Methods that look
+            at inputs and outputs only take any function of tensors.
         score: `score(outputs, target) -> (scores [batch], target [batch])`, what is explained.
             Defaults to the logit of the target class; the softmax or sigmoid at the end of the
             model is left out. A function of your own sees the outputs without it, too.
@@ -149,9 +150,15 @@ class Explainer:
     def _tapped(self, inputs):
         seen = []
         with replace_call(self.tap, on_output(lambda output: seen.append(output) or output)):
-            self.model(inputs, training=False)
+            self.predict(inputs)
         # The last call counts: a model that is built by its first call runs the layer twice.
         return _widen(seen[-1])
+
+    def predict(self, inputs):
+        """The model's outputs, as when it is served."""
+        if isinstance(self.model, keras.Layer):
+            return self.model(inputs, training=False)
+        return self.model(inputs)
 
     def scores(self, values, target, inputs):
         """What the model says of `values`.
@@ -162,11 +169,11 @@ class Explainer:
         """
         with linear_output(self.model):
             if self.tap is None:
-                outputs = self.model(values, training=False)
+                outputs = self.predict(values)
             else:
                 substitute = on_output(lambda output: tf.cast(values, output.dtype))
                 with replace_call(self.tap, substitute):
-                    outputs = self.model(inputs, training=False)
+                    outputs = self.predict(inputs)
         score, target = self.score(outputs, target)
         return {"score": _widen(score), "target": target, "predictions": outputs}
 

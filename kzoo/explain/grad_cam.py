@@ -18,8 +18,7 @@ Deviations: none.
 import keras
 import tensorflow as tf
 
-from kzoo.explain.explainer import Explainer
-from kzoo.explain.graph import find_layer, last_feature_map
+from kzoo.explain.activation_map import ActivationMap
 from kzoo.explain.guided import GuidedBackprop
 from kzoo.papers import Example, Paper, component
 
@@ -35,22 +34,14 @@ PAPER = Paper(
 
 
 @component(PAPER, example=Example())
-class GradCAM(Explainer):
+class GradCAM(ActivationMap):
     """A coarse map of the regions that speak for the target class.
 
     One forward pass, and a backward pass only down to the chosen layer, so it costs hardly more
     than a prediction.
 
     Args:
-        model: a Keras model, channels last; see `Explainer`, as is `score`.
-        layer: name of the layer (or its index, or the layer) whose output [batch, height, width,
-            channels], or [batch, steps, channels], is looked at. Defaults to the last feature map
-            of a functional or Sequential model; a subclassed model must name it.
-        counterfactual: whether to map the regions that speak against the class, with negated
-            gradients. Defaults to False.
-        relu: whether to keep only positive values. Defaults to True.
-        upsample: whether to resize the map bilinearly to the input's height and width, else it has
-            those of the layer. Defaults to True.
+        model: see `ActivationMap`, as are `layer`, `counterfactual`, `relu`, `upsample`, `score`.
 
     Returns (when called): `attributions` [batch, height, width] ([batch, steps] for sequences),
     `score` and `target` [batch].
@@ -65,44 +56,9 @@ class GradCAM(Explainer):
         Selvaraju et al. (2016), equations 1 and 2, arxiv.org/abs/1610.02391
     """
 
-    differentiates_inputs = False
-
-    def __init__(
-        self, model, layer=None, counterfactual=False, relu=True, upsample=True, score=None
-    ):
-        super().__init__(model, score=score)
-        self.layer = last_feature_map(model) if layer is None else find_layer(model, layer)
-        self.counterfactual = bool(counterfactual)
-        self.relu = bool(relu)
-        self.upsample = bool(upsample)
-
-    def attribute(self, values, target, inputs):
-        activations, gradients, scored = self.activation_gradients(
-            self.layer, values, target, inputs
-        )
-        rank = activations.shape.rank
-        if rank not in (3, 4):
-            raise ValueError(
-                f"`layer` must have an output of shape [batch, height, width, channels] or [batch, "
-                f"steps, channels]. Received: {self.layer.name!r}, whose output has the shape "
-                f"{activations.shape}"
-            )
-        alpha = tf.reduce_mean(gradients, axis=range(1, rank - 1), keepdims=True)
-        if self.counterfactual:
-            alpha = -alpha
-        cam = tf.reduce_sum(alpha * activations, axis=-1)
-        cam = tf.nn.relu(cam) if self.relu else cam
-        if self.upsample:
-            cam = _resize(cam, _input_size(values, rank - 2))
-        return {"attributions": cam, **scored}
-
-    def get_config(self):
-        return {
-            "layer": self.layer.name,
-            "counterfactual": self.counterfactual,
-            "relu": self.relu,
-            "upsample": self.upsample,
-        }
+    def combine(self, activations, gradients):
+        alpha = tf.reduce_mean(gradients, axis=range(1, gradients.shape.rank - 1), keepdims=True)
+        return tf.reduce_sum(alpha * activations, axis=-1)
 
 
 @component(PAPER, example=Example())
@@ -140,24 +96,3 @@ class GuidedGradCAM(GradCAM):
 
     def get_config(self):
         return {"layer": self.layer.name, "counterfactual": self.counterfactual}
-
-
-def _input_size(values, positions):
-    """Height and width, or steps, int32 [positions], of the one input that has them."""
-    for rank in (positions + 2, positions + 1):
-        found = [x for x in keras.tree.flatten(values) if x.shape.rank == rank]
-        if len(found) == 1:
-            return tf.shape(found[0])[1 : positions + 1]
-    shapes = keras.tree.map_structure(lambda x: x.shape, values)
-    raise ValueError(
-        "The size to which the map is resized is that of the one input of its rank. Received "
-        f"inputs of the shapes {shapes}. Pass `upsample=False`."
-    )
-
-
-def _resize(cam, size):
-    """[batch, height, width] or [batch, steps] -> the same at `size`, bilinearly."""
-    if cam.shape.rank == 2:
-        return _resize(cam[..., tf.newaxis], tf.concat([size, [1]], 0))[..., 0]
-    resized = tf.image.resize(cam[..., tf.newaxis], size)
-    return tf.cast(resized[..., 0], cam.dtype)

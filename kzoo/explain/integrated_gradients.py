@@ -38,8 +38,8 @@ class IntegratedGradients(Explainer):
         rule: quadrature rule, see `kzoo.explain.quadrature`. Defaults to "gauss_legendre".
         request: which of "steps" and "baseline" come with each request, a value for each row,
             instead of being fixed. `steps` is then the most that a request may ask for, also by
-            -1, and the time is that of the row with the most; `baseline` has the form of the inputs, of which
-            there must be one, without a `tap`. Defaults to neither.
+            -1, and the time is that of the row with the most; `baseline` has the form of the
+            inputs, of which there must be one, without a `tap`. Defaults to neither.
 
     Returns (when called): `attributions` of the input's shape; `score`, `target`, `predictions`;
     and `convergence_delta` [batch], the sum of the attributions less F(x) - F(baseline): what the

@@ -8,6 +8,8 @@ the usual ones.
 import keras
 import tensorflow as tf
 
+from kzoo.explain.graph import final_activation
+
 
 def class_score(outputs, target):
     """The logit of the target class, the default.
@@ -27,6 +29,22 @@ def class_score(outputs, target):
     outputs = _of_rank(outputs, 2, "[batch, classes]")
     target = _resolve(outputs, target)
     return tf.gather(outputs, target, batch_dims=1), target
+
+
+def probability_score(model):
+    """Returns a score: the probability of the target class, by the model's own final activation.
+
+    A model that ends in logits is taken to be meant for a softmax; one with a single column, for a
+    sigmoid.
+    """
+    activation = final_activation(model)
+
+    def score(outputs, target):
+        _, target = class_score(outputs, target)
+        turn = activation or (tf.nn.softmax if outputs.shape[-1] > 1 else tf.nn.sigmoid)
+        return tf.gather(turn(outputs), target, batch_dims=1), target
+
+    return score
 
 
 def margin_score(outputs, target):
