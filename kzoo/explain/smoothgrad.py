@@ -12,13 +12,11 @@ Deviations: all images of a batch share the n noises, which depend on the seed a
 answer does not depend on the company in which a server's batcher sends the request.
 """
 
-import inspect
-
 import keras
 import tensorflow as tf
 
+from kzoo.explain.composition import base_config, make_base
 from kzoo.explain.explainer import Explainer
-from kzoo.explain.saliency import Saliency
 from kzoo.papers import Example, Paper, component
 
 PAPER = Paper(
@@ -84,7 +82,7 @@ class SmoothGrad(Explainer):
             )
         if not isinstance(seed, int):
             raise ValueError(f"`seed` must be an integer. Received: {seed!r}")
-        self.base = _make_base(model, base, score, tap)
+        self.base = make_base(model, base, score, tap)
         super().__init__(model, score=self.base.score, tap=self.base.tap, rows=rows)
         self.samples = samples
         self.noise_level = noise_level
@@ -143,41 +141,13 @@ class SmoothGrad(Explainer):
 
     def get_config(self):
         return {
-            "base": {
-                "class_name": keras.saving.get_registered_name(type(self.base)),
-                "config": self.base.get_config(),
-            },
+            "base": base_config(self.base),
             "samples": self.samples,
             "noise_level": self.noise_level,
             "reduction": self.reduction,
             "seed": self.seed,
             "rows": self.rows,
         }
-
-
-def _make_base(model, base, score, tap):
-    given = {name: x for name, x in (("score", score), ("tap", tap)) if x is not None}
-    if base is None:
-        return Saliency(model, absolute=False, **given)
-    if isinstance(base, dict):
-        make = keras.saving.get_registered_object(base["class_name"])
-        return make(model, **base["config"], **given)
-    if inspect.isclass(base) and issubclass(base, Explainer):
-        return base(model, **given)
-    if not isinstance(base, Explainer):
-        raise TypeError(
-            f"`base` must be None, an explainer, its class or its configuration. Received: {base!r}"
-        )
-    if base.model is not model:
-        raise ValueError(
-            f"`base` must explain the same model, {model.name!r}. Received one that explains "
-            f"{base.model.name!r}."
-        )
-    if given:
-        raise ValueError(
-            f"`base` is an instance, which has its own {', '.join(given)}: pass them to it."
-        )
-    return base
 
 
 def _range_per_row(x):
