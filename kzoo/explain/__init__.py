@@ -1,5 +1,6 @@
 """Explanations of a prediction: tensors in, tensors out, every method a possible signature."""
 
+from kzoo.explain.deep_lift import DeepLIFT
 from kzoo.explain.drise import DRISE
 from kzoo.explain.explainer import Explainer
 from kzoo.explain.feature_ablation import FeatureAblation
@@ -10,6 +11,7 @@ from kzoo.explain.integrated_gradients import IntegratedGradients
 from kzoo.explain.kernel_shap import KernelSHAP
 from kzoo.explain.layer_cam import LayerCAM
 from kzoo.explain.lime import LIME
+from kzoo.explain.lrp import LRP, DeepTaylor
 from kzoo.explain.occlusion import Occlusion
 from kzoo.explain.region_map import RegionMap
 from kzoo.explain.rise import RISE
@@ -21,8 +23,11 @@ from kzoo.explain.smoothgrad import SmoothGrad
 __all__ = [
     "DRISE",
     "LIME",
+    "LRP",
     "RISE",
     "Deconvnet",
+    "DeepLIFT",
+    "DeepTaylor",
     "Explainer",
     "FeatureAblation",
     "GradCAM",

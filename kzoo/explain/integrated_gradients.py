@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kzoo.explain.baselines import broadcast_baseline, sum_per_row
 from kzoo.explain.explainer import Explainer
 from kzoo.explain.quadrature import nodes_and_weights
 from kzoo.papers import Example, Paper, component
@@ -91,7 +92,7 @@ class IntegratedGradients(Explainer):
         return specs
 
     def attribute(self, values, target, inputs, steps=None, baseline=None):
-        baseline = self._baselines(values) if baseline is None else baseline
+        baseline = broadcast_baseline(self.baseline, values) if baseline is None else baseline
         nodes, weights = self._rule(steps)
         scored = self.scores(values, target, inputs)
         difference = keras.tree.map_structure(tf.subtract, values, baseline)
@@ -112,11 +113,10 @@ class IntegratedGradients(Explainer):
         )
         attributions = keras.tree.map_structure(tf.multiply, difference, gradients)
         start = self.scores(baseline, scored["target"], inputs)["score"]
-        total = tf.add_n([_sum_per_row(x) for x in keras.tree.flatten(attributions)])
         return {
             "attributions": attributions,
             **scored,
-            "convergence_delta": total - (scored["score"] - start),
+            "convergence_delta": sum_per_row(attributions) - (scored["score"] - start),
         }
 
     def _rule(self, steps):
@@ -138,17 +138,6 @@ class IntegratedGradients(Explainer):
         ]
         return [tf.transpose(tf.gather(part, row))[:most] for part in padded]
 
-    def _baselines(self, values):
-        """The baseline in the structure and shape of `values`."""
-        baseline = self.baseline
-        if not keras.tree.is_nested(baseline):
-            baseline = keras.tree.map_structure(lambda _: baseline, values)
-        return keras.tree.map_structure(
-            lambda x, start: tf.broadcast_to(tf.cast(start, x.dtype), tf.shape(x)),
-            values,
-            baseline,
-        )
-
     def get_config(self):
         return {
             "steps": self.steps,
@@ -164,6 +153,3 @@ def _outer(nodes, x):
     missing = 1 + x.shape.rank - nodes.shape.rank
     return tf.reshape(tf.cast(nodes, x.dtype), tf.concat([tf.shape(nodes), [1] * missing], 0)) * x
 
-
-def _sum_per_row(x):
-    return tf.reduce_sum(x, axis=range(1, x.shape.rank))

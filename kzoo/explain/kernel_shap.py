@@ -3,7 +3,8 @@
     phi = argmin sum_z w(z) (F(x_z) - F(x_0) - z . phi)^2   with  sum_i phi_i = F(x) - F(x_0)
     w(z) = (M - 1) / (C(M, |z|) |z| (M - |z|))                  (theorem 2)
 
-over coalitions z of the M regions, x_0 the baseline. With all coalitions it gives the Shapley values exactly.
+over coalitions z of the M regions, x_0 the baseline. With all coalitions it gives the Shapley
+values exactly.
 
 "A Unified Approach to Interpreting Model Predictions", Lundberg, Lee, 2017, arXiv 1705.07874.
 

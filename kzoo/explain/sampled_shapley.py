@@ -64,7 +64,7 @@ class SampledShapley(CoalitionExplainer):
         rng = np.random.default_rng(self.seed)
         forward = [rng.permutation(regions) for _ in range((self.permutations + 1) // 2)]
         orders = [each for order in forward for each in (order, order[::-1])][: self.permutations]
-        # ranks[p, i]: how many regions come before region i. After s of them, those below s are kept.
+        # ranks[p, i]: how many regions come before region i; after s, those below s are kept.
         ranks = np.argsort(orders, axis=1)
         sizes = np.arange(1, regions)[np.newaxis, :, np.newaxis]
         kept = ranks[:, np.newaxis] < sizes
