@@ -1,13 +1,18 @@
 """Data sets, and pipelines of batches in an order that (seed, epoch) determines."""
 
 from kzoo.data.augment import Augmentation, PerImage, RandomCropFlip
+from kzoo.data.block_mnist import block_linear, block_mnist
+from kzoo.data.chaosmining import chaosmining_audio, chaosmining_symbolic, chaosmining_vision
+from kzoo.data.formulas import FORMULAS, Formula
 from kzoo.data.loading import available, load
 from kzoo.data.pipeline import Pipeline
 from kzoo.data.preprocess import Scale01, Standardize
 from kzoo.data.source import Source
 
 __all__ = [
+    "FORMULAS",
     "Augmentation",
+    "Formula",
     "PerImage",
     "Pipeline",
     "RandomCropFlip",
@@ -15,5 +20,10 @@ __all__ = [
     "Source",
     "Standardize",
     "available",
+    "block_linear",
+    "block_mnist",
+    "chaosmining_audio",
+    "chaosmining_symbolic",
+    "chaosmining_vision",
     "load",
 ]

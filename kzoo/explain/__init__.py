@@ -3,7 +3,21 @@
 from kzoo.explain.deep_lift import DeepLIFT
 from kzoo.explain.drise import DRISE
 from kzoo.explain.explainer import Explainer
+from kzoo.explain.faithfulness.ground_truth import (
+    box_iou,
+    functional_precision,
+    top_k_precision,
+    uniform_score,
+)
+from kzoo.explain.faithfulness.impossibility import (
+    equal_attribution_pairs,
+    impossibility_benchmark,
+    model_query_test,
+    sensitivity_specificity,
+)
+from kzoo.explain.faithfulness.retraining import attribution_leakage, diff_roar, roar
 from kzoo.explain.feature_ablation import FeatureAblation
+from kzoo.explain.feature_elimination import RFEwNA
 from kzoo.explain.grad_cam import GradCAM, GuidedGradCAM
 from kzoo.explain.grad_cam_plus_plus import GradCAMPlusPlus
 from kzoo.explain.guided import Deconvnet, GuidedBackprop
@@ -13,12 +27,23 @@ from kzoo.explain.layer_cam import LayerCAM
 from kzoo.explain.lime import LIME
 from kzoo.explain.lrp import LRP, DeepTaylor
 from kzoo.explain.occlusion import Occlusion
+from kzoo.explain.prototype_characteristics import (
+    ImageCharacteristicPerturbations,
+    characteristic_importance,
+    describe_prototype,
+    explain_prototypes,
+    prototype_redundancy,
+)
 from kzoo.explain.region_map import RegionMap
 from kzoo.explain.rise import RISE
 from kzoo.explain.saliency import Saliency
+from kzoo.explain.saliency_cut import saliency_cut
 from kzoo.explain.sampled_shapley import SampledShapley
 from kzoo.explain.score_cam import ScoreCAM
 from kzoo.explain.smoothgrad import SmoothGrad
+from kzoo.explain.visualization.activation_maximization import activation_maximization, class_model
+from kzoo.explain.visualization.maco import maco
+from kzoo.explain.visualization.multifaceted import multifaceted_visualization
 
 __all__ = [
     "DRISE",
@@ -34,13 +59,35 @@ __all__ = [
     "GradCAMPlusPlus",
     "GuidedBackprop",
     "GuidedGradCAM",
+    "ImageCharacteristicPerturbations",
     "IntegratedGradients",
     "KernelSHAP",
     "LayerCAM",
     "Occlusion",
+    "RFEwNA",
     "RegionMap",
     "Saliency",
     "SampledShapley",
     "ScoreCAM",
     "SmoothGrad",
+    "activation_maximization",
+    "attribution_leakage",
+    "box_iou",
+    "characteristic_importance",
+    "class_model",
+    "describe_prototype",
+    "diff_roar",
+    "equal_attribution_pairs",
+    "explain_prototypes",
+    "functional_precision",
+    "impossibility_benchmark",
+    "maco",
+    "model_query_test",
+    "multifaceted_visualization",
+    "prototype_redundancy",
+    "roar",
+    "saliency_cut",
+    "sensitivity_specificity",
+    "top_k_precision",
+    "uniform_score",
 ]

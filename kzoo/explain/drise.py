@@ -48,7 +48,7 @@ def read_detections(outputs):
     )
 
 
-def box_iou(a, b):
+def intersection_over_union(a, b):
     """Intersection over union of boxes of corners (x0, y0, x1, y1), which broadcast: [..., 4]."""
     low, high = tf.maximum(a[..., :2], b[..., :2]), tf.minimum(a[..., 2:], b[..., 2:])
     overlap = tf.reduce_prod(tf.nn.relu(high - low), -1)
@@ -71,7 +71,7 @@ def detection_similarity(box, probabilities, boxes, all_probabilities, objectnes
     """
     unit = tf.math.l2_normalize(probabilities, -1)
     cosine = tf.einsum("bc,bnc->bn", unit, tf.math.l2_normalize(all_probabilities, -1))
-    return box_iou(box[:, tf.newaxis], boxes) * cosine * objectness
+    return intersection_over_union(box[:, tf.newaxis], boxes) * cosine * objectness
 
 
 def _whole_image(outputs):

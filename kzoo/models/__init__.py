@@ -21,6 +21,7 @@ from kzoo.models.preact_resnet import (
     PreActResNet1001,
     PreActResNetCIFAR,
 )
+from kzoo.models.protopnet import ProtoPNet, STProtoPNet, similarity_maps
 from kzoo.models.recompute import RecomputeModel
 
 __all__ = [
@@ -41,5 +42,8 @@ __all__ = [
     "PreActResNet200",
     "PreActResNet1001",
     "PreActResNetCIFAR",
+    "ProtoPNet",
     "RecomputeModel",
+    "STProtoPNet",
+    "similarity_maps",
 ]

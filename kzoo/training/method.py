@@ -24,8 +24,8 @@ class TrainingMethod(keras.Model):
             self.model.build(input_shape)
         super().build(input_shape)
 
-    def call(self, *args, **kwargs):
-        return self.model(*args, **kwargs)
+    def call(self, inputs, training=None):
+        return self.model(inputs, training=training)
 
     def get_config(self):
         model = keras.saving.serialize_keras_object(self.model)

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from kzoo.explain import DRISE, RISE
-from kzoo.explain.drise import box_iou, detection_similarity
+from kzoo.explain.drise import intersection_over_union, detection_similarity
 from kzoo.explain.random_masks import RandomMasks
 
 RISE_PAPER = pytest.mark.paper(
@@ -88,7 +88,7 @@ def planted_detector(images):
 def test_similarity_by_hand():
     box = tf.constant([[0.0, 0.0, 2.0, 2.0]])
     boxes = tf.constant([[[0.0, 0, 2, 2], [1, 0, 3, 2], [5, 5, 6, 6], [0, 0, 2, 2]]])
-    np.testing.assert_allclose(box_iou(box[:, None], boxes), [[1, 2 / 6, 0, 1]])
+    np.testing.assert_allclose(intersection_over_union(box[:, None], boxes), [[1, 2 / 6, 0, 1]])
     classes = tf.constant([[[0.0, 2.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]])
     similarity = detection_similarity(
         box, tf.constant([[0.0, 1.0]]), boxes, classes, tf.constant([[0.9, 0.6, 1.0, 1.0]])
