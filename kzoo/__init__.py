@@ -9,8 +9,8 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBPACKAGES = (
-    "analysis", "callbacks", "client", "data", "explain", "layers", "losses", "models", "ops",
-    "optimizers", "papers", "plots", "regularizers", "reproductions", "serving", "training",
+    "analysis", "callbacks", "client", "data", "explain", "layers", "losses", "metrics", "models",
+    "ops", "optimizers", "papers", "plots", "regularizers", "reproductions", "serving", "training",
 )  # fmt: skip
 __all__ = [*_SUBPACKAGES, "__version__"]
 

@@ -9,6 +9,7 @@ from kzoo.models.densenet import (
     DenseNet264,
     DenseNetBC,
 )
+from kzoo.models.majority_vote import MajorityVoteEnsemble
 from kzoo.models.preact_resnet import (
     PreActResNet18,
     PreActResNet34,
@@ -23,6 +24,7 @@ from kzoo.models.preact_resnet import (
 )
 from kzoo.models.protopnet import ProtoPNet, STProtoPNet, similarity_maps
 from kzoo.models.recompute import RecomputeModel
+from kzoo.models.resnet import ResNet18, ResNet34
 
 __all__ = [
     "DenseNet",
@@ -32,6 +34,7 @@ __all__ = [
     "DenseNet201",
     "DenseNet264",
     "DenseNetBC",
+    "MajorityVoteEnsemble",
     "PreActResNet18",
     "PreActResNet34",
     "PreActResNet50",
@@ -44,6 +47,8 @@ __all__ = [
     "PreActResNetCIFAR",
     "ProtoPNet",
     "RecomputeModel",
+    "ResNet18",
+    "ResNet34",
     "STProtoPNet",
     "similarity_maps",
 ]

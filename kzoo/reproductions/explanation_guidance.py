@@ -90,11 +90,12 @@ def sparse_attribution_prior(seed):
 )
 def guided_away_from_a_spurious_patch(seed):
     """Digits of 8 x 8 pixels in the middle of 12 x 12, at 0.15 of their contrast, with a patch of
-    2 x 2 pixels in a corner that tells the label in training and a random class in testing; 1200 and
-    597 images; two convolutions and a dense layer, Adam, 40 epochs. Guided: the energy loss of
+    2 x 2 pixels in a corner that tells the label in training and a random class in testing; 1200
+    and 597 images; two convolutions and a dense layer, Adam, 40 epochs. Guided: the energy loss of
     input x gradient (weight 4), with the box of the digit on one training image in ten. Measured on
     the test images: accuracy with random patches and with those of the label, and the share of the
-    positive attribution of the label within the box (EPG) with random patches.
+    positive attribution of the label within the box (EPG) with random patches. The square root of
+    the images is drawn, so that the digits can be seen.
     """
     rng = np.random.default_rng(seed)
     train, test = _digits(seed)
