@@ -4,6 +4,7 @@ from kzoo.explain.activation_profiles import neuron_activation_profiles
 from kzoo.explain.blur_integrated_gradients import BlurIntegratedGradients
 from kzoo.explain.deep_lift import DeepLIFT
 from kzoo.explain.drise import DRISE
+from kzoo.explain.expected_gradients import BatchExpectedGradients, ExpectedGradients
 from kzoo.explain.explainer import Explainer
 from kzoo.explain.faithfulness.ground_truth import (
     box_iou,
@@ -24,6 +25,7 @@ from kzoo.explain.frechet_shapley import FrechetShapley
 from kzoo.explain.grad_cam import GradCAM, GuidedGradCAM
 from kzoo.explain.grad_cam_plus_plus import GradCAMPlusPlus
 from kzoo.explain.guided import Deconvnet, GuidedBackprop
+from kzoo.explain.input_x_gradient import InputXGradient
 from kzoo.explain.integrated_gradients import IntegratedGradients
 from kzoo.explain.integrated_jacobians import IntegratedJacobians
 from kzoo.explain.kernel_shap import KernelSHAP
@@ -57,10 +59,12 @@ __all__ = [
     "LIME",
     "LRP",
     "RISE",
+    "BatchExpectedGradients",
     "BlurIntegratedGradients",
     "Deconvnet",
     "DeepLIFT",
     "DeepTaylor",
+    "ExpectedGradients",
     "Explainer",
     "FeatureAblation",
     "FrechetShapley",
@@ -69,6 +73,7 @@ __all__ = [
     "GuidedBackprop",
     "GuidedGradCAM",
     "ImageCharacteristicPerturbations",
+    "InputXGradient",
     "IntegratedGradients",
     "IntegratedJacobians",
     "KernelSHAP",

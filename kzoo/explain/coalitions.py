@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kzoo.explain.baselines import baseline_config, broadcast_baseline
 from kzoo.explain.explainer import Explainer, merge_steps, split_steps, tile_steps
 from kzoo.explain.regions import Regions
 
@@ -63,7 +64,7 @@ class CoalitionExplainer(Explainer):
         design = self.design(self.regions.count(values.shape))
         scored = self.scores(values, target, inputs)
         whole, target = scored["score"], scored["target"]
-        empty = tf.broadcast_to(tf.cast(self.baseline, values.dtype), tf.shape(values))
+        empty = broadcast_baseline(self.baseline, values)
         nothing = self.scores(empty, target, inputs)["score"]
         coefficients = tf.constant(design.coefficients, whole.dtype)
         kept = tf.constant(design.kept)
@@ -92,7 +93,7 @@ class CoalitionExplainer(Explainer):
     def get_config(self):
         return {
             "regions": self.regions.to_config(),
-            "baseline": np.asarray(self.baseline).tolist(),
+            "baseline": baseline_config(self.baseline),
             "rows": self.rows,
         }
 

@@ -17,10 +17,9 @@ what that costs.
 import contextlib
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from kzoo.explain.baselines import broadcast_baseline, sum_per_row
+from kzoo.explain.baselines import baseline_config, broadcast_baseline, sum_per_row
 from kzoo.explain.explainer import Explainer
 from kzoo.explain.graph import flatten_operations, replace_call
 from kzoo.explain.rules import replace_activations, scale_gradient, with_gradient_of
@@ -62,7 +61,7 @@ class DeepLIFT(Explainer):
 
     def __init__(self, model, baseline=0.0, score=None):
         super().__init__(model, score=score)
-        self.baseline = keras.tree.map_structure(np.asarray, baseline)
+        self.baseline = baseline
 
     def attribute(self, values, target, inputs):
         baselines = broadcast_baseline(self.baseline, values)
@@ -88,7 +87,7 @@ class DeepLIFT(Explainer):
         }
 
     def get_config(self):
-        return {"baseline": keras.tree.map_structure(np.ndarray.tolist, self.baseline)}
+        return {"baseline": baseline_config(self.baseline)}
 
 
 def _rescaled(call):

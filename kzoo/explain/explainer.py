@@ -28,7 +28,7 @@ class Explainer:
         tap: name of a layer (or the layer). Attributions are then with respect to its output
             instead of the model's input. Needed for integer inputs: name the embedding layer.
         rows: how many inputs are sent through the model at once by methods that need many; bounds
-            the memory. Defaults to 80.
+            the memory. None for all at once, without a loop. Defaults to 80.
     """
 
     # Methods that never ask for the gradient of the inputs take integer inputs as well.
@@ -37,8 +37,8 @@ class Explainer:
     def __init__(self, model, score=None, tap=None, rows=80):
         if not callable(model):
             raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}")
-        if not isinstance(rows, int) or rows < 1:
-            raise ValueError(f"`rows` must be a positive integer. Received: {rows!r}")
+        if rows is not None and (not isinstance(rows, int) or rows < 1):
+            raise ValueError(f"`rows` must be a positive integer or None. Received: {rows!r}")
         self.model = model
         self.score = score or class_score
         self.tap = None if tap is None else find_layer(model, tap)
@@ -266,6 +266,8 @@ class Explainer:
             steps: number of steps, at least 1; an int or an int32 scalar.
             batch: number of rows that a step sends through the model.
         """
+        if self.rows is None:
+            return evaluate(tf.range(steps), tf.ones([steps], tf.bool))
         groups = tf.cast(tf.math.ceil(steps * batch / self.rows), tf.int32)
         groups = tf.clip_by_value(groups, 1, steps)
         size = (steps + groups - 1) // groups

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kzoo.explain.baselines import broadcast_baseline, sum_per_row
+from kzoo.explain.baselines import baseline_config, broadcast_baseline, sum_per_row
 from kzoo.explain.explainer import Explainer
 from kzoo.explain.quadrature import nodes_and_weights
 from kzoo.papers import Example, Paper, component
@@ -76,7 +76,7 @@ class IntegratedGradients(Explainer):
             raise ValueError("A request's baseline is one of the inputs; it cannot go with `tap`.")
         self.nodes, self.weights = nodes_and_weights(rule, steps)
         self.steps, self.rule, self.request = steps, rule, tuple(request)
-        self.baseline = keras.tree.map_structure(np.asarray, baseline)
+        self.baseline = baseline
 
     def request_specs(self, spec):
         specs = {}
@@ -141,7 +141,7 @@ class IntegratedGradients(Explainer):
     def get_config(self):
         return {
             "steps": self.steps,
-            "baseline": keras.tree.map_structure(np.ndarray.tolist, self.baseline),
+            "baseline": baseline_config(self.baseline),
             "rule": self.rule,
             "request": list(self.request),
             "rows": self.rows,
@@ -152,4 +152,3 @@ def _outer(nodes, x):
     """nodes [k] or [k, batch] and x [batch, ...] -> [k, batch, ...]"""
     missing = 1 + x.shape.rank - nodes.shape.rank
     return tf.reshape(tf.cast(nodes, x.dtype), tf.concat([tf.shape(nodes), [1] * missing], 0)) * x
-

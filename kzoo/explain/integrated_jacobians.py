@@ -13,10 +13,9 @@ that a reference whose encoding is zero has no direction: its terms are then zer
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from kzoo.explain.baselines import broadcast_baseline
+from kzoo.explain.baselines import baseline_config, broadcast_baseline
 from kzoo.explain.explainer import Explainer, merge_steps, tile_steps
 from kzoo.explain.graph import find_layer, on_output, replace_call
 from kzoo.explain.quadrature import nodes_and_weights
@@ -80,7 +79,7 @@ class IntegratedJacobians(Explainer):
         self.embedding = None if tap is None else find_layer(self.encoder, tap)
         self.nodes, self.weights = nodes_and_weights(rule, steps)
         self.steps, self.rule = steps, rule
-        self.reference = np.asarray(reference)
+        self.reference = reference
         self.cosine = bool(cosine)
 
     def attribute(self, values, target, inputs):
@@ -154,7 +153,7 @@ class IntegratedJacobians(Explainer):
         return {
             "encoder": self.encoder.name,
             "steps": self.steps,
-            "reference": self.reference.tolist(),
+            "reference": baseline_config(self.reference),
             "cosine": self.cosine,
             "tap": None if self.embedding is None else self.embedding.name,
             "rows": self.rows,

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kzoo.explain.baselines import baseline_config, broadcast_baseline
 from kzoo.explain.explainer import Explainer, merge_steps, split_steps, tile_steps
 from kzoo.explain.guided import DECONVNET_PAPER
 from kzoo.papers import Example, component
@@ -67,7 +68,7 @@ class Occlusion(Explainer):
     def attribute(self, values, target, inputs):
         windows = self._windows(values)
         scored = self.scores(values, target, inputs)
-        baseline = tf.cast(self.baseline, values.dtype)
+        baseline = broadcast_baseline(self.baseline, values)
 
         def evaluate(step, used):
             hidden = _hidden(step, windows)
@@ -109,7 +110,7 @@ class Occlusion(Explainer):
         return {
             "window": self.window,
             "strides": self.strides,
-            "baseline": np.asarray(self.baseline).tolist(),
+            "baseline": baseline_config(self.baseline),
             "rows": self.rows,
         }
 

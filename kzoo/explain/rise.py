@@ -10,9 +10,9 @@ answer does not depend on the company in which a server's batcher sends the requ
 """
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from kzoo.explain.baselines import baseline_config, broadcast_baseline
 from kzoo.explain.explainer import Explainer, merge_steps, split_steps, tile_steps
 from kzoo.explain.random_masks import RandomMasks
 from kzoo.explain.scores import probability_score
@@ -106,7 +106,7 @@ class RISE(Explainer):
     def _hide(self, images, masks):
         """[k, batch, height, width, channels]"""
         masks = tf.cast(masks[:, tf.newaxis, ..., tf.newaxis], images.dtype)
-        baseline = tf.cast(self.baseline, images.dtype)
+        baseline = broadcast_baseline(self.baseline, images)
         return baseline + masks * (images - baseline)
 
     def get_config(self):
@@ -115,7 +115,7 @@ class RISE(Explainer):
             "samples": masks.count,
             "grid": masks.grid,
             "probability": masks.probability,
-            "baseline": np.asarray(self.baseline).tolist(),
+            "baseline": baseline_config(self.baseline),
             "seed": masks.seed,
             "rows": self.rows,
         }

@@ -3,6 +3,7 @@
 from kzoo.training.adversarial import AdversarialTraining
 from kzoo.training.checkpoint import CheckpointError, Checkpoints
 from kzoo.training.distribution import GlobalBatches, make_strategy
+from kzoo.training.explanation_guided import ExplanationGuided
 from kzoo.training.loop import Loop, NonFiniteLossError
 from kzoo.training.method import TrainingMethod
 from kzoo.training.protopnet import PrototypeTrainer, fit_in_stages
@@ -14,6 +15,7 @@ __all__ = [
     "AdversarialTraining",
     "CheckpointError",
     "Checkpoints",
+    "ExplanationGuided",
     "GlobalBatches",
     "Loop",
     "NonFiniteLossError",

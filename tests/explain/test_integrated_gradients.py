@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -171,3 +173,23 @@ def test_baseline_of_the_request(mlp, rng):
         np.testing.assert_allclose(result["attributions"][row], fixed["attributions"][0], atol=1e-6)
     with pytest.raises(ValueError, match="`request` may name"):
         IntegratedGradients(mlp, request=["rule"])
+
+
+def test_arrays_as_baseline_survive_the_configuration(mlp, rng):
+    x, baseline = rng.normal(size=(2, 4)).astype("float32"), np.array([0.1, 0.2, 0.3, 0.4])
+    explainer = IntegratedGradients(mlp, baseline=baseline, steps=5)
+    config = json.loads(json.dumps(explainer.get_config()))
+    np.testing.assert_array_equal(
+        IntegratedGradients(mlp, **config)(x)["attributions"], explainer(x)["attributions"]
+    )
+    with pytest.raises(ValueError, match=r"`baseline` must broadcast to the shape \(4,\)"):
+        IntegratedGradients(mlp, baseline=[1.0, 2.0])(x)
+
+
+def test_without_a_loop_it_is_the_same(mlp, rng):
+    x = rng.normal(size=(3, 4)).astype("float32")
+    np.testing.assert_allclose(
+        IntegratedGradients(mlp, rows=None)(x)["attributions"],
+        IntegratedGradients(mlp, rows=7)(x)["attributions"],
+        atol=1e-6,
+    )

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from kzoo.explain import DRISE, RISE
-from kzoo.explain.drise import intersection_over_union, detection_similarity
+from kzoo.explain.drise import detection_similarity, intersection_over_union
 from kzoo.explain.random_masks import RandomMasks
 
 RISE_PAPER = pytest.mark.paper(
