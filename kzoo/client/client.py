@@ -115,7 +115,7 @@ class Client:
             images: JPEG or PNG bytes, one or a list. The rest is as for `explain`.
 
         Returns:
-            What `explain` returns, and "overlay_png" (batch,): each image with its heat map, PNG.
+            What `explain` returns, and "overlay_bytes" (batch,): each image with its heat map, PNG.
         """
         images = [images] if isinstance(images, bytes) else images
         inputs = np.array(images, object)

@@ -5,7 +5,7 @@
     serving_default        the model's inputs -> logits, probabilities
     predict_bytes          image_bytes, JPEG or PNG -> the same
     explain_<method>       the model's inputs, target -> the same, attributions, score, target, ...
-    explain_<method>_png   image_bytes, target -> the same, overlay_png
+    explain_<method>_png   image_bytes, target -> the same, overlay_bytes
 
 Every input and output has the batch as its first dimension. `assets.extra` beside it holds
 `card.json`, which says what the numbers mean, and one warm-up request for each signature.

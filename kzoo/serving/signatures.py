@@ -170,7 +170,7 @@ def _explain_png(explainer, specs, rescale):
         images = _decode(image_bytes, specs["inputs"], rescale)
         request = dict(zip(extra, request, strict=True))
         answer = _answer(explainer, specs, images, target, request)
-        return answer | {"overlay_png": overlay_png(image_bytes, answer["attributions"])}
+        return answer | {"overlay_bytes": overlay_png(image_bytes, answer["attributions"])}
 
     function = tf.function(explain_png, autograph=False)
     return function.get_concrete_function(_IMAGE_BYTES, _TARGET, *extra.values())

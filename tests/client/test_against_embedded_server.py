@@ -1,10 +1,13 @@
 """Client and embedded server together: what a real model answers, over both transports."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from kzoo.client import Client, InvalidArgument, NotFound, TensorInfo, VersionStatus
+from kzoo.explain import IntegratedGradients
+from kzoo.serving.export import export
 from kzoo.serving.server import ModelServer
 
 KERNEL = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
@@ -121,3 +124,47 @@ def test_errors_of_the_server(client, server):
     for port in (f"127.0.0.1:{server.grpc_port}", f"http://127.0.0.1:{server.rest_port}"):
         with Client(port, "linear", version=8) as other, pytest.raises(NotFound):
             other.predict(BATCH)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A served model of images whose explanation takes `steps` and draws overlays."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input([8, 8, 1]), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+    )
+    base = tmp_path_factory.mktemp("images")
+    explainer = IntegratedGradients(model, steps=20, request=["steps"])
+    export(model, base, [explainer], overlays=True)
+    with ModelServer("images", str(base), grpc_port=0, rest_port=0) as server:
+        yield explainer, server
+
+
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+def test_steps_and_pictures(images, transport, rng):
+    explainer, server = images
+    ports = {
+        "grpc": f"127.0.0.1:{server.grpc_port}",
+        "rest": f"http://127.0.0.1:{server.rest_port}",
+    }
+    pixels = rng.integers(0, 256, [2, 8, 8, 1]).astype("uint8")
+    x = (pixels / 255).astype("float32")
+    with Client(ports[transport], "images", timeout=30.0) as client:
+        client.wait_ready()
+        assert client.methods() == ["integrated_gradients"]
+        result = client.explain("integrated_gradients", x, target=-2, steps=[5, -1])
+        expected = explainer(x, -2, steps=[5, 20])
+        np.testing.assert_allclose(result["attributions"], expected["attributions"], atol=1e-6)
+        np.testing.assert_allclose(result["probabilities"].sum(1), 1, rtol=1e-6)
+        np.testing.assert_array_equal(
+            client.explain("integrated_gradients", x)["score"],
+            client.explain("integrated_gradients", x, steps=20)["score"],
+        )
+        files = [tf.io.encode_png(each).numpy() for each in pixels]
+        drawn = client.explain_image("integrated_gradients", files, target=1)
+        for picture in drawn["overlay_bytes"]:
+            assert tf.io.decode_png(picture).shape == (8, 8, 3)
+        with pytest.raises(InvalidArgument, match="`steps` must be from 1 to 20"):
+            client.explain("integrated_gradients", x, steps=21)
+        with pytest.raises(InvalidArgument, match="takes no `baseline`"):
+            client.explain("integrated_gradients", x, baseline=x)

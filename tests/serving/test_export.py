@@ -97,7 +97,7 @@ def test_overlay_is_what_plots_draws(cnn, tmp_path, rng, absolute):
     served = in_session(
         version, "explain_saliency_png", image_bytes=image_bytes, target=np.array([0, 1], "int32")
     )
-    drawn = [tf.io.decode_png(picture).numpy() for picture in served["overlay_png"]]
+    drawn = [tf.io.decode_png(picture).numpy() for picture in served["overlay_bytes"]]
     result = explainer(np.stack([pixels / 255] * 2), [0, 1])
     np.testing.assert_allclose(served["attributions"], result["attributions"], atol=1e-6)
     for ours, attributions in zip(drawn, result["attributions"], strict=True):
@@ -111,7 +111,7 @@ def test_overlay_has_the_size_of_the_picture_sent(cnn, tmp_path):
     large = tf.io.encode_jpeg(np.full([24, 40, 3], 90, "uint8")).numpy()
     local = LocalModel(version)
     assert local.methods() == ["grad_cam"]
-    (picture,) = local.explain_image("grad_cam", large, target=1)["overlay_png"]
+    (picture,) = local.explain_image("grad_cam", large, target=1)["overlay_bytes"]
     assert tf.io.decode_png(picture).shape == (24, 40, 3)
     dense = keras.Sequential([keras.Input([4]), keras.layers.Dense(2)])
     with pytest.raises(ExportError, match="`overlays` are for models of one image"):
