@@ -71,6 +71,7 @@ class Component:
     target: Callable
     papers: tuple[Paper, ...]
     example: Example | None
+    not_served: str = ""
 
     @property
     def path(self):
@@ -84,7 +85,7 @@ class Component:
 _COMPONENTS: dict[str, Component] = {}
 
 
-def component(*papers, example=None):
+def component(*papers, example=None, not_served=""):
     """Registers the decorated class or function as a part that comes from `papers`.
 
     Classes with a `get_config` are registered with Keras as well, in the package "kzoo".
@@ -93,6 +94,8 @@ def component(*papers, example=None):
         papers: one or more `Paper`.
         example: the part's worked `Example`; required for everything that the contract suite
             covers, optional for functions.
+        not_served: of a part of `kzoo.explain`, why it is no signature of an export; empty where
+            it is one.
     """
     if not papers or not all(isinstance(paper, Paper) for paper in papers):
         raise TypeError(f"`papers` must be one or more Paper. Received: {papers}")
@@ -104,7 +107,7 @@ def component(*papers, example=None):
                 f"A part must live in one of the sub-packages {', '.join(KINDS)}. "
                 f"Received: {target.__module__}.{target.__name__}"
             )
-        part = Component(target.__name__, kind, target, papers, example)
+        part = Component(target.__name__, kind, target, papers, example, not_served)
         clash = _COMPONENTS.get(part.path)
         if clash is not None and clash.target.__module__ != target.__module__:
             raise ValueError(f"{part.path} is already registered by {clash.target.__module__}.")

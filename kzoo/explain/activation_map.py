@@ -34,7 +34,7 @@ class ActivationMap(Explainer):
         relu=True,
         upsample=True,
         score=None,
-        rows=80,
+        rows="auto",
     ):
         super().__init__(model, score=score, rows=rows)
         self.layer = last_feature_map(model) if layer is None else find_layer(model, layer)

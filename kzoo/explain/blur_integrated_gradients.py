@@ -47,7 +47,7 @@ class BlurIntegratedGradients(Explainer):
         Xu et al. (2020), equation 3, arxiv.org/abs/2004.03383
     """
 
-    def __init__(self, model, steps=50, sigma=None, rule="gauss_legendre", score=None, rows=80):
+    def __init__(self, model, steps=50, sigma=None, rule="gauss_legendre", score=None, rows="auto"):
         super().__init__(model, score=score, rows=rows)
         if sigma is not None and not sigma > 0:
             raise ValueError(f"`sigma` must be positive. Received: {sigma!r}")

@@ -50,7 +50,7 @@ class CoalitionExplainer(Explainer):
 
     differentiates_inputs = False
 
-    def __init__(self, model, regions=None, baseline=0.0, score=None, tap=None, rows=80):
+    def __init__(self, model, regions=None, baseline=0.0, score=None, tap=None, rows="auto"):
         super().__init__(model, score=score, tap=tap, rows=rows)
         self.regions = Regions(regions)
         self.baseline = baseline

@@ -122,7 +122,7 @@ class DRISE(RISE):
         seed=0,
         detections=None,
         request=(),
-        rows=80,
+        rows="auto",
     ):
         super().__init__(model, samples, grid, probability, baseline, seed, class_score, rows)
         self.detections = detections or read_detections

@@ -76,7 +76,7 @@ class ExpectedGradients(Explainer):
         seed=0,
         score=None,
         tap=None,
-        rows=80,
+        rows="auto",
     ):
         super().__init__(model, score=score, tap=tap, rows=rows)
         self.background = _arrays(model, background)

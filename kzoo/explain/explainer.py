@@ -8,6 +8,8 @@ from kzoo.explain.graph import find_layer, input_structure, linear_output, on_ou
 from kzoo.explain.scores import class_score
 
 _TOP = -1
+# Numbers in the inputs of one chunk. A deep network's gradients take some kB for each of them.
+_AUTO_SIZE = 2**19
 _TARGET_SPEC = tf.TensorSpec([None], tf.int32, "target")
 
 
@@ -28,21 +30,25 @@ class Explainer:
         tap: name of a layer (or the layer). Attributions are then with respect to its output
             instead of the model's input. Needed for integer inputs: name the embedding layer.
         rows: how many inputs are sent through the model at once by methods that need many; bounds
-            the memory. None for all at once, without a loop. Defaults to 80.
+            the memory. None for all at once, without a loop. Defaults to "auto": 80, and fewer
+            where inputs are larger than about 80 x 80 pixels (3 for 224 x 224).
     """
 
     # Methods that never ask for the gradient of the inputs take integer inputs as well.
     differentiates_inputs = True
 
-    def __init__(self, model, score=None, tap=None, rows=80):
+    def __init__(self, model, score=None, tap=None, rows="auto"):
         if not callable(model):
             raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}")
-        if rows is not None and (not isinstance(rows, int) or rows < 1):
-            raise ValueError(f"`rows` must be a positive integer or None. Received: {rows!r}")
+        if rows not in (None, "auto") and (not isinstance(rows, int) or rows < 1):
+            raise ValueError(
+                f'`rows` must be a positive integer, "auto" or None. Received: {rows!r}'
+            )
         self.model = model
         self.score = score or class_score
         self.tap = None if tap is None else find_layer(model, tap)
         self.rows = rows
+        self._row_size = _size_per_row(input_structure(model))
         self._function = None
 
     def attribute(self, values, target, inputs):
@@ -144,6 +150,7 @@ class Explainer:
                     f"There is no gradient with respect to an input of dtype {value.dtype.name}. "
                     "Pass `tap`, the name of the embedding layer, to attribute to its output."
                 )
+        self._row_size = max(_size_per_row(inputs), _size_per_row(values))
         result = self.attribute(values, target, inputs, **request)
         return keras.tree.map_structure(_widen, result)
 
@@ -268,7 +275,8 @@ class Explainer:
         """
         if self.rows is None:
             return evaluate(tf.range(steps), tf.ones([steps], tf.bool))
-        groups = tf.cast(tf.math.ceil(steps * batch / self.rows), tf.int32)
+        rows = min(80, max(1, _AUTO_SIZE // self._row_size)) if self.rows == "auto" else self.rows
+        groups = tf.cast(tf.math.ceil(steps * batch / rows), tf.int32)
         groups = tf.clip_by_value(groups, 1, steps)
         size = (steps + groups - 1) // groups
 
@@ -286,6 +294,13 @@ class Explainer:
             maximum_iterations=steps - 1,
         )
         return total
+
+
+def _size_per_row(structure):
+    """How many numbers one row of some inputs has; unknown sizes count as large."""
+    sizes = [np.prod([n or 512 for n in x.shape[1:]]) for x in keras.tree.flatten(structure)
+             if x is not None]  # fmt: skip
+    return int(sum(sizes)) or _AUTO_SIZE
 
 
 def merge_steps(x):

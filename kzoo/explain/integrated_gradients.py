@@ -67,7 +67,7 @@ class IntegratedGradients(Explainer):
         request=(),
         score=None,
         tap=None,
-        rows=80,
+        rows="auto",
     ):
         super().__init__(model, score=score, tap=tap, rows=rows)
         if not set(request) <= {"steps", "baseline"}:

@@ -71,7 +71,7 @@ class IntegratedJacobians(Explainer):
         reference=0.0,
         cosine=False,
         tap=None,
-        rows=80,
+        rows="auto",
         rule="gauss_legendre",
     ):
         super().__init__(model, rows=rows)

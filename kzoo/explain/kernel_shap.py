@@ -62,7 +62,7 @@ class KernelSHAP(CoalitionExplainer):
         seed=0,
         score=None,
         tap=None,
-        rows=80,
+        rows="auto",
     ):
         super().__init__(model, regions, baseline, score=score, tap=tap, rows=rows)
         if not isinstance(samples, int) or samples < 1:

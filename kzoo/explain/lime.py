@@ -59,7 +59,7 @@ class LIME(CoalitionExplainer):
         seed=0,
         score=None,
         tap=None,
-        rows=80,
+        rows="auto",
     ):
         score = score or probability_score(model)
         super().__init__(model, regions, baseline, score=score, tap=tap, rows=rows)

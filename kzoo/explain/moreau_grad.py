@@ -67,7 +67,7 @@ class MoreauGrad(Explainer):
         seed=0,
         score=None,
         tap=None,
-        rows=80,
+        rows="auto",
     ):
         super().__init__(model, score=score, tap=tap, rows=rows)
         if not rho > 0:

@@ -54,7 +54,7 @@ class Occlusion(Explainer):
     differentiates_inputs = False
 
     def __init__(
-        self, model, window=None, strides=None, baseline=0.0, score=None, tap=None, rows=80
+        self, model, window=None, strides=None, baseline=0.0, score=None, tap=None, rows="auto"
     ):
         super().__init__(model, score=score, tap=tap, rows=rows)
         for name, value in (("window", window), ("strides", strides)):

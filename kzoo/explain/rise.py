@@ -66,7 +66,7 @@ class RISE(Explainer):
         baseline=0.0,
         seed=0,
         score=None,
-        rows=80,
+        rows="auto",
     ):
         super().__init__(model, score=score or probability_score(model), rows=rows)
         self.masks = RandomMasks(samples, grid, probability, seed)

@@ -50,7 +50,7 @@ class SampledShapley(CoalitionExplainer):
         seed=0,
         score=None,
         tap=None,
-        rows=80,
+        rows="auto",
     ):
         super().__init__(model, regions, baseline, score=score, tap=tap, rows=rows)
         if not isinstance(permutations, int) or permutations < 1:

@@ -46,7 +46,7 @@ class ScoreCAM(ActivationMap):
         Wang et al. (2019), algorithm 1, arxiv.org/abs/1910.01279
     """
 
-    def __init__(self, model, layer=None, relu=True, upsample=True, score=None, rows=80):
+    def __init__(self, model, layer=None, relu=True, upsample=True, score=None, rows="auto"):
         super().__init__(model, layer, relu=relu, upsample=upsample, score=score, rows=rows)
 
     def attribute(self, values, target, inputs):

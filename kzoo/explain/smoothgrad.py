@@ -70,7 +70,7 @@ class SmoothGrad(Explainer):
         seed=0,
         score=None,
         tap=None,
-        rows=80,
+        rows="auto",
     ):
         if not isinstance(samples, int) or samples < 1:
             raise ValueError(f"`samples` must be a positive integer. Received: {samples!r}")

@@ -12,6 +12,7 @@ Every input and output has the batch as its first dimension. `assets.extra` besi
 """
 
 import contextlib
+import inspect
 import itertools
 import os
 import pathlib
@@ -101,7 +102,7 @@ def _explainers(model, explainers):
     made = {}
     for method, explainer in explainers.items():
         if isinstance(explainer, str):
-            explainer = by_name(explainer)(model)
+            explainer = _by_name(explainer, model)
         if not isinstance(explainer, Explainer):
             raise TypeError(
                 "`explainers` must be names or Explainers. Received: "
@@ -109,6 +110,22 @@ def _explainers(model, explainers):
             )
         made[method] = explainer
     return made
+
+
+def _by_name(name, model):
+    """The explainer of this name with its defaults."""
+    cls = by_name(name)
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(cls).parameters.values()
+        if parameter.default is parameter.empty and parameter.name != "model"
+    ]
+    if needed:
+        raise ValueError(
+            f"The explainer {name!r} has no default for {', '.join(needed)}: pass a "
+            f"{cls.__name__} instead of its name, or give a recipe its arguments."
+        )
+    return cls(model)
 
 
 def _save(model, signatures, folder):

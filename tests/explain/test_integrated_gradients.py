@@ -193,3 +193,22 @@ def test_without_a_loop_it_is_the_same(mlp, rng):
         IntegratedGradients(mlp, rows=7)(x)["attributions"],
         atol=1e-6,
     )
+
+
+class CountRows(keras.layers.Layer):
+    """Remembers the largest batch that it has seen."""
+
+    def build(self, input_shape):
+        self.most = self.add_weight(shape=(), dtype="int32", trainable=False)
+
+    def call(self, x):
+        self.most.assign(tf.maximum(self.most, tf.shape(x)[0]))
+        return tf.reduce_sum(x, [1, 2])
+
+
+@pytest.mark.parametrize(("size", "rows", "most"), [(16, "auto", 80), (512, "auto", 2), (16, 7, 7)])
+def test_rows_are_bounded_without_a_setting(size, rows, most):
+    counted = CountRows()
+    model = keras.Sequential([keras.Input([size, size, 1]), counted])
+    IntegratedGradients(model, steps=160, rows=rows)(np.zeros([1, size, size, 1]))
+    assert most - 1 <= counted.most <= most

@@ -202,3 +202,5 @@ def test_errors_name_the_argument(cnn, tmp_path):
         export(cnn, tmp_path / "m", class_names=["one"])
     with pytest.raises(ValueError, match="Did you mean 'integrated_gradients'"):
         export(cnn, tmp_path / "m", ["integrated_gradient"])
+    with pytest.raises(ValueError, match="'expected_gradients' has no default for background"):
+        export(cnn, tmp_path / "m", ["expected_gradients"])
