@@ -4,6 +4,7 @@ A part registers itself with the `component` decorator; nothing is listed by han
 suite (`tests/contracts`), `kzoo papers`, `kzoo list`, `kzoo show` and `docs/papers.md` all read it.
 """
 
+import ast
 import fnmatch
 import importlib
 import inspect
@@ -161,14 +162,15 @@ def papers():
     return dict(sorted(by_paper.items(), key=lambda item: item[0].title))
 
 
-_MARK = re.compile(r"""pytest\.mark\.paper\(\s*"((?:[^"\\]|\\.)*)"\s*,?\s*\)""")
+_LITERAL = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+_MARK = re.compile(rf"pytest\.mark\.paper\(\s*((?:{_LITERAL}\s*)+),?\s*\)")
 
 
 def find_tests(root):
     """Returns {paper title: test files that carry its `pytest.mark.paper` mark} below `root`."""
     found: dict[str, list[str]] = {}
     for file in sorted(pathlib.Path(root, "tests").rglob("test_*.py")):
-        for title in set(_MARK.findall(file.read_text("utf-8"))):
+        for title in {ast.literal_eval(f"({m})") for m in _MARK.findall(file.read_text("utf-8"))}:
             found.setdefault(title, []).append(file.relative_to(root).as_posix())
     return found
 

@@ -67,6 +67,8 @@ def show(name: Annotated[str, typer.Argument(help="The name of a part, such as A
             print(f"paper:   {paper.cite()}")
             for test in tests.get(paper.title, []):
                 print(f"test:    {test}")
+        if part.not_served:
+            print(f"served:  no, {part.not_served}")
         for recipe in recipes.get(part.name, []):
             print(f"recipe:  {recipe}")
         print(f"source:  {pathlib.Path(inspect.getsourcefile(part.target)).name}\n")

@@ -59,7 +59,7 @@ class LayerProfile:
         return order[~self.dead[order]]
 
 
-@component(PAPER)
+@component(PAPER, not_served="it looks at a whole set of inputs")
 def neuron_activation_profiles(model, images, groups, layers, batch_size=64):
     """Class-mean activation contrasts of the layers of a model.
 

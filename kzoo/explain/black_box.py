@@ -38,13 +38,19 @@ def predict_in_batches(function, x, batch_size=256):
 
     Keras models are called with `training=False`.
     """
+    x = keras.tree.map_structure(np.asarray, x)
     arrays = keras.tree.flatten(x)
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1 or not min(lengths):
         raise ValueError(f"`x` must have rows, the same number in each. Received: {lengths}")
     kwargs = {"training": False} if isinstance(function, keras.Layer) else {}
-    # Half precision has no place among NumPy's types.
-    call = tf.function(lambda batch: _widen(function(batch, **kwargs)), reduce_retracing=True)
+    # Half precision has no place among NumPy's types. Not the tf.function itself is called, which
+    # would warn of retracing where many models are asked.
+    spec = keras.tree.map_structure(
+        lambda a: tf.TensorSpec([None, *a.shape[1:]], tf.as_dtype(a.dtype)), x
+    )
+    call = tf.function(lambda batch: _widen(function(batch, **kwargs)), autograph=False)
+    call = call.get_concrete_function(spec)
     parts = [
         call(keras.tree.map_structure(functools.partial(_rows, start, start + batch_size), x))
         for start in range(0, lengths.pop(), batch_size)

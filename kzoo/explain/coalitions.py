@@ -69,14 +69,14 @@ class CoalitionExplainer(Explainer):
         coefficients = tf.constant(design.coefficients, whole.dtype)
         kept = tf.constant(design.kept)
 
-        def evaluate(step, used):
+        def evaluate(step):
             hidden = _spread(tf.gather(kept, step), ids, values)
             score = self.scores(
                 merge_steps(tf.where(hidden, values, empty)),
                 tf.tile(target, tf.shape(step)),
                 keras.tree.map_structure(lambda x: tile_steps(x, tf.size(step)), inputs),
             )["score"]
-            score = tf.where(used[:, tf.newaxis], split_steps(score, tf.size(step)), 0)
+            score = split_steps(score, tf.size(step))
             return tf.tensordot(score, tf.gather(coefficients, step), [[0], [0]])
 
         phi = self.sum_over_steps(evaluate, len(design.kept), tf.shape(target)[0])

@@ -104,7 +104,7 @@ class RuleSet:
         return "\n".join(lines) + "\n"
 
 
-@component(PAPER)
+@component(PAPER, not_served="it looks at a whole set of inputs")
 def extract_rules(model, features=None):
     """The rules of a classifier of scikit-learn.
 

@@ -194,7 +194,7 @@ class ExpectedGradients(Explainer):
         }
 
 
-@component(PAPER)
+@component(PAPER, not_served="what a row gets depends on its batch")
 class BatchExpectedGradients(Explainer):
     """Expected gradients whose references are other rows of the batch: for attribution priors.
 
@@ -253,7 +253,7 @@ class BatchExpectedGradients(Explainer):
     def sum_over_steps(self, evaluate, steps, batch):
         # Training keeps every step for the second derivative: a loop would save nothing, and XLA
         # cannot differentiate one whose chunks depend on the batch.
-        return evaluate(tf.range(steps), tf.ones([steps], tf.bool))
+        return evaluate(tf.range(steps))
 
     def get_config(self):
         return {"samples": self.samples, "seed": self.seed}

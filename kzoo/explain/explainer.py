@@ -9,7 +9,7 @@ from kzoo.explain.scores import class_score
 
 _TOP = -1
 # Numbers in the inputs of one chunk. A deep network's gradients take some kB for each of them.
-_AUTO_SIZE = 2**19
+_AUTO_SIZE = 2**20
 _TARGET_SPEC = tf.TensorSpec([None], tf.int32, "target")
 
 
@@ -31,7 +31,7 @@ class Explainer:
             instead of the model's input. Needed for integer inputs: name the embedding layer.
         rows: how many inputs are sent through the model at once by methods that need many; bounds
             the memory. None for all at once, without a loop. Defaults to "auto": 80, and fewer
-            where inputs are larger than about 80 x 80 pixels (3 for 224 x 224).
+            where inputs are larger than about 64 x 64 pixels (6 for 224 x 224).
     """
 
     # Methods that never ask for the gradient of the inputs take integer inputs as well.
@@ -247,15 +247,13 @@ class Explainer:
             structure of tensors [batch, ...].
         """
 
-        def evaluate(step, used):
+        def evaluate(step):
             weight = tf.gather(weights, step)
-            used = tf.reshape(used, [-1] + [1] * (weight.shape.rank - 1))
             values = function(
                 keras.tree.map_structure(merge_steps, points(step)),
                 tf.tile(target, tf.shape(step)),
                 keras.tree.map_structure(lambda x: tile_steps(x, tf.size(step)), inputs),
             )
-            weight = tf.where(used, weight, 0)
             return keras.tree.map_structure(lambda x: _contract(weight, x), values)
 
         steps = weights.shape[0] or tf.shape(weights)[0]
@@ -267,30 +265,28 @@ class Explainer:
         The memory is bounded by `rows`, whatever the number of steps.
 
         Args:
-            evaluate: `evaluate(step, used)` of the numbers of some steps, int32 [k], returns a
-                structure of tensors that are sums over those steps, without the ones where
-                bool [k] `used` is false: they fill up the last chunk.
+            evaluate: `evaluate(step)` of the numbers of some steps, int32 [k], returns a structure
+                of tensors that are sums over those steps.
             steps: number of steps, at least 1; an int or an int32 scalar.
             batch: number of rows that a step sends through the model.
         """
         if self.rows is None:
-            return evaluate(tf.range(steps), tf.ones([steps], tf.bool))
+            return evaluate(tf.range(steps))
         rows = min(80, max(1, _AUTO_SIZE // self._row_size)) if self.rows == "auto" else self.rows
         groups = tf.cast(tf.math.ceil(steps * batch / rows), tf.int32)
         groups = tf.clip_by_value(groups, 1, steps)
         size = (steps + groups - 1) // groups
+        # What is left over goes first: nothing is evaluated twice to fill up a chunk.
+        first = 1 + (steps - 1) % size
 
-        def evaluate_group(group):
-            step = group * size + tf.range(size)
-            return evaluate(tf.minimum(step, steps - 1), step < steps)
+        def body(begin, total):
+            chunk = evaluate(begin + tf.range(size))
+            return begin + size, keras.tree.map_structure(tf.add, total, chunk)
 
         _, total = tf.while_loop(
-            lambda group, total: group < groups,
-            lambda group, total: (
-                group + 1,
-                keras.tree.map_structure(tf.add, total, evaluate_group(group)),
-            ),
-            (1, evaluate_group(0)),
+            lambda begin, total: begin < steps,
+            body,
+            (first, evaluate(tf.range(first))),
             maximum_iterations=steps - 1,
         )
         return total

@@ -26,7 +26,7 @@ PAPER = Paper(
 )
 
 
-@component(PAPER)
+@component(PAPER, not_served="it looks at a whole set of inputs")
 class RFEwNA:
     """Recursive feature elimination that ranks by the attributions of a neural network.
 

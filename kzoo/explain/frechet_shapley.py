@@ -50,7 +50,7 @@ class ComponentCredit:
         return dict(zip(self.components, shares.tolist(), strict=True))
 
 
-@component(PAPER)
+@component(PAPER, not_served="it asks a utility of the caller, in Python")
 class FrechetShapley:
     """Attribution of generated images to the components of the workflow that made them.
 

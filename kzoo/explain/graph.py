@@ -103,13 +103,16 @@ def find_layer(model, layer):
 @contextlib.contextmanager
 def replace_call(layer, make_call):
     """Within the context, `layer` computes `make_call(its own call)`."""
-    call = layer.call
+    replaced = layer.__dict__.get("call")
     # Past Keras's attribute tracking, which has no use for it; the class keeps its own method.
-    object.__setattr__(layer, "call", make_call(call))
+    object.__setattr__(layer, "call", make_call(layer.call))
     try:
         yield
     finally:
-        layer.__dict__.pop("call")
+        if replaced is None:
+            layer.__dict__.pop("call")
+        else:
+            object.__setattr__(layer, "call", replaced)
 
 
 @contextlib.contextmanager
@@ -155,6 +158,16 @@ def linear_output(model):
     return replace_activation(final, keras.activations.linear)
 
 
+def _outside_attention(model):
+    """The layers of a model without the parts of attention, whose softmax ends nothing."""
+    for layer in model._flatten_layers(include_self=False, recursive=False):
+        yield layer
+        if not isinstance(
+            layer, keras.layers.MultiHeadAttention | keras.layers.GroupQueryAttention
+        ):
+            yield from _outside_attention(layer)
+
+
 def _normalizes(layer):
     activation = getattr(layer, "activation", None)
     return isinstance(layer, keras.layers.Softmax) or (
@@ -166,7 +179,7 @@ def _final_layer(model):
     if isinstance(model, keras.Sequential):
         return _final_layer(model.layers[-1]) if model.layers else None
     if isinstance(model, keras.Model) and not hasattr(model, "operations"):
-        candidates = [layer for layer in flatten_layers(model) if _normalizes(layer)]
+        candidates = [layer for layer in _outside_attention(model) if _normalizes(layer)]
         if len(candidates) > 1:
             raise ValueError(
                 f"Which activation ends {model.name!r}? Several layers have one that normalizes: "

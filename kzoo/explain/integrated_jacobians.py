@@ -133,7 +133,7 @@ class IntegratedJacobians(Explainer):
         size = self._encode(values[:0], inputs[:0]).shape[-1]
         nodes, weights = (tf.constant(x, values.dtype) for x in (self.nodes, self.weights))
 
-        def evaluate(step, used):
+        def evaluate(step):
             node, unit = step % self.steps, step // self.steps
             place = tf.reshape(tf.gather(nodes, node), [-1] + [1] * values.shape.rank)
             rows = merge_steps(start + place * way)
@@ -144,7 +144,7 @@ class IntegratedJacobians(Explainer):
             gradient = tape.gradient(wanted, rows) * tile_steps(way, tf.size(step))
             shares = gradient if values.shape.rank == 2 else tf.reduce_sum(gradient, -1)
             shares = tf.reshape(shares, [tf.size(step), batch, -1])
-            weight = tf.where(used, tf.gather(weights, node), 0)[:, tf.newaxis, tf.newaxis]
+            weight = tf.gather(weights, node)[:, tf.newaxis, tf.newaxis]
             return tf.math.unsorted_segment_sum(weight * shares, unit, size)
 
         return self.sum_over_steps(evaluate, self.steps * size, batch)

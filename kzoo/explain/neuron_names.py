@@ -56,7 +56,7 @@ class NeuronImportance(Explainer):
         return {"layer": self.layer.name}
 
 
-@component(PAPER)
+@component(PAPER, not_served="it looks at a whole set of inputs")
 def name_neurons(model, images, concepts, names, layer=None, batch_size=64):
     """The name of each neuron: the concept whose images activate it most.
 
@@ -110,7 +110,7 @@ class TextualExplanation:
         return f"for: {listed(self.positive)}; against: {listed(self.negative)}"
 
 
-@component(PAPER)
+@component(PAPER, not_served="it turns answers into pictures or words")
 def explain_in_words(importance, names, top=5):
     """Turns the importance of neurons into the names of the concepts that matter.
 

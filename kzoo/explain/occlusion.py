@@ -70,7 +70,7 @@ class Occlusion(Explainer):
         scored = self.scores(values, target, inputs)
         baseline = broadcast_baseline(self.baseline, values)
 
-        def evaluate(step, used):
+        def evaluate(step):
             hidden = _hidden(step, windows)
             shape = tf.shape(hidden)
             spread = tf.reshape(hidden, tf.concat([shape[:1], [1], shape[1:]], 0))
@@ -81,10 +81,8 @@ class Occlusion(Explainer):
                 keras.tree.map_structure(lambda x: tile_steps(x, tf.size(step)), inputs),
             )["score"]
             fall = scored["score"] - split_steps(score, tf.size(step))
-            fall = tf.where(used[:, tf.newaxis], fall, 0)
-            counted = tf.reshape(used, tf.concat([tf.shape(used), tf.ones_like(shape[1:])], 0))
-            covering = tf.reduce_sum(tf.cast(hidden & counted, fall.dtype), 0)
-            return tf.tensordot(fall, tf.cast(hidden, fall.dtype), [[0], [0]]), covering
+            hidden = tf.cast(hidden, fall.dtype)
+            return tf.tensordot(fall, hidden, [[0], [0]]), tf.reduce_sum(hidden, 0)
 
         places = math.prod(len(starts) for _, _, starts in windows)
         falls, covering = self.sum_over_steps(evaluate, places, tf.shape(target)[0])

@@ -62,7 +62,7 @@ class PermutationImportance:
         return self.importances.std(axis=1)
 
 
-@component(PAPER)
+@component(PAPER, not_served="it looks at a whole set of inputs")
 def permutation_importance(model, x, y, score="accuracy", repeats=5, seed=0, rows=4096):
     """The importance of every column of a table for a model.
 

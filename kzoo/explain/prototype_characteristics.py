@@ -47,7 +47,7 @@ CHARACTERISTICS = ("hue", "saturation", "contrast", "texture", "shape")
 _LUMA = (0.299, 0.587, 0.114)
 
 
-@component(PAPER)
+@component(PAPER, not_served="it changes images on their way to one prototype")
 class ImageCharacteristicPerturbations:
     """Copies of RGB images, each with one visual characteristic changed.
 
@@ -171,7 +171,7 @@ def _box(values, size):
     return tf.nn.avg_pool2d(values, size, strides=1, padding="SAME")
 
 
-@component(PAPER)
+@component(PAPER, not_served="it changes images on their way to one prototype")
 def characteristic_importance(similarity_maps, images, perturbations=None):
     """Local explanations: how much of each similarity is due to each characteristic.
 
@@ -218,7 +218,7 @@ def _flat(maps):
     return tf.transpose(tf.reshape(maps, [shape[0], -1, shape[3]]), [0, 2, 1])
 
 
-@component(PAPER)
+@component(PAPER, not_served="it changes images on their way to one prototype")
 def explain_prototypes(similarity_maps, images, perturbations=None, batch_size=32):
     """Global explanations: what each prototype looks at, over a whole training set.
 
@@ -251,7 +251,7 @@ def explain_prototypes(similarity_maps, images, perturbations=None, batch_size=3
     return {"global_importance": mean, **result}
 
 
-@component(PAPER)
+@component(PAPER, not_served="it turns answers into pictures or words")
 def describe_prototype(importance, digits=2):
     """The explanation of one prototype in words, the most important characteristic first.
 
@@ -276,7 +276,7 @@ def describe_prototype(importance, digits=2):
     return text[0].upper() + text[1:]
 
 
-@component(PAPER)
+@component(PAPER, not_served="it changes images on their way to one prototype")
 def prototype_redundancy(prototypes, importance, max_distance, max_difference):
     """Pairs of prototypes that are alike and alike for the same reasons: one of them would do.
 

@@ -88,13 +88,12 @@ class RISE(Explainer):
         batch, height, width = tf.unstack(tf.shape(images)[:3])
         draw = self.masks.draw(height, width)
 
-        def evaluate(step, used):
+        def evaluate(step):
             masks = draw(step)
             masked = merge_steps(self._hide(images, masks))
             repeated = {key: tile_steps(x, tf.size(step)) for key, x in explained.items()}
             weights = split_steps(self.mask_weights(masked, **repeated), tf.size(step))
-            counted = tf.where(used[:, tf.newaxis], weights, 0)
-            return tf.einsum("kb,kyx->byx", counted, tf.cast(masks, weights.dtype))
+            return tf.einsum("kb,kyx->byx", weights, tf.cast(masks, weights.dtype))
 
         total = self.sum_over_steps(evaluate, self.masks.count, batch)
         return total / (self.masks.count * self.masks.probability)

@@ -25,7 +25,7 @@ _LARGEST_FLOW = 2**30
 _GRAIN = 1000
 
 
-@component(PAPER)
+@component(PAPER, not_served="its minimum cut is SciPy's")
 def saliency_cut(
     images, saliency, foreground=0.95, background=0.3, components=5, smoothness=10.0, seed=0
 ):

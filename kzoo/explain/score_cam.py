@@ -69,12 +69,12 @@ class ScoreCAM(ActivationMap):
         size = input_size(images, 2)
         by_channel = tf.transpose(activations, [3, 0, 1, 2])
 
-        def evaluate(step, used):
+        def evaluate(step):
             maps = resize_map(merge_steps(tf.gather(by_channel, step)), size)
             visible = tf.cast(_scale(maps), images.dtype)[..., tf.newaxis]
             masked = visible * tile_steps(images, tf.size(step))
             score = self.scores(masked, tf.tile(target, tf.shape(step)), masked)["score"]
-            score = tf.where(used[:, tf.newaxis], split_steps(score, tf.size(step)), 0)
+            score = split_steps(score, tf.size(step))
             return tf.scatter_nd(step[:, tf.newaxis], score, [channels, batch])
 
         return tf.transpose(self.sum_over_steps(evaluate, channels, batch))

@@ -48,7 +48,7 @@ class ShapleyValues:
     coalitions: int
 
 
-@component(PAPER)
+@component(PAPER, not_served="it asks a utility of the caller, in Python")
 def shapley_values(utility, players, permutations=None, seed=0):
     """Shapley values of the players of a game, exact or estimated.
 

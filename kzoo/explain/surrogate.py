@@ -87,7 +87,7 @@ class LocalExplanation:
     changed_black_box: int | None
 
 
-@component(PAPER)
+@component(PAPER, not_served="it looks at a whole set of inputs")
 class SurrogatePipeline:
     """Explains a classifier of tables by rules on its most important features.
 
@@ -245,7 +245,7 @@ class SurrogatePipeline:
         return ensemble.GradientBoostingClassifier(init="zero", **options)
 
 
-@component(PAPER)
+@component(PAPER, not_served="it looks at a whole set of inputs")
 def surrogate_fidelity(black_box, surrogate):
     """How well one classifier stands for another.
 

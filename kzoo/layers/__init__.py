@@ -1,14 +1,22 @@
 """Layers. Each is used like any Keras layer."""
 
 from kzoo.layers.arcface import ArcFaceHead, purify
+from kzoo.layers.prototype_distance import PrototypeDistance
 from kzoo.layers.prototype_patches import PrototypePatchSimilarity
 from kzoo.layers.tract import TrActConv2D, TrActDense, TrActPatchEmbed
+from kzoo.layers.tversky import TverskyFeatureBank, TverskyProjection, TverskySimilarity
+from kzoo.layers.tversky_input_domain import TverskyInputDomainProjection
 
 __all__ = [
     "ArcFaceHead",
+    "PrototypeDistance",
     "PrototypePatchSimilarity",
     "TrActConv2D",
     "TrActDense",
     "TrActPatchEmbed",
+    "TverskyFeatureBank",
+    "TverskyInputDomainProjection",
+    "TverskyProjection",
+    "TverskySimilarity",
     "purify",
 ]

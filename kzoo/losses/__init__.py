@@ -2,6 +2,7 @@
 
 from kzoo.losses.arcface import ArcFaceLoss
 from kzoo.losses.guidance import EnergyLoss, L1Loss, PPCELoss, RRRLoss
+from kzoo.losses.prototype_interpretability import prototype_interpretability_terms
 from kzoo.losses.prototype_patches import (
     PrototypeClusterLoss,
     PrototypeSeparationLoss,
@@ -21,6 +22,7 @@ __all__ = [
     "PrototypeSeparationLoss",
     "RRRLoss",
     "orthonormality_loss",
+    "prototype_interpretability_terms",
     "support_closeness_loss",
     "trivial_discrimination_loss",
 ]

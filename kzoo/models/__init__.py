@@ -23,8 +23,10 @@ from kzoo.models.preact_resnet import (
     PreActResNetCIFAR,
 )
 from kzoo.models.protopnet import ProtoPNet, STProtoPNet, similarity_maps
+from kzoo.models.prototype_case_net import PrototypeCaseNet
 from kzoo.models.recompute import RecomputeModel
 from kzoo.models.resnet import ResNet18, ResNet34
+from kzoo.models.self_attention_tabular import SelfAttentionTabular
 
 __all__ = [
     "DenseNet",
@@ -46,9 +48,11 @@ __all__ = [
     "PreActResNet1001",
     "PreActResNetCIFAR",
     "ProtoPNet",
+    "PrototypeCaseNet",
     "RecomputeModel",
     "ResNet18",
     "ResNet34",
     "STProtoPNet",
+    "SelfAttentionTabular",
     "similarity_maps",
 ]

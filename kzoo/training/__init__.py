@@ -7,6 +7,7 @@ from kzoo.training.explanation_guided import ExplanationGuided
 from kzoo.training.loop import Loop, NonFiniteLossError
 from kzoo.training.method import TrainingMethod
 from kzoo.training.protopnet import PrototypeTrainer, fit_in_stages
+from kzoo.training.prototype_case import PrototypeCaseTraining
 from kzoo.training.prototype_push import PushPrototypes, push_prototypes
 from kzoo.training.sam import SAM
 
@@ -19,6 +20,7 @@ __all__ = [
     "GlobalBatches",
     "Loop",
     "NonFiniteLossError",
+    "PrototypeCaseTraining",
     "PrototypeTrainer",
     "PushPrototypes",
     "TrainingMethod",

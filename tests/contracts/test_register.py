@@ -1,9 +1,11 @@
 """The register itself: every paper is tested, every part is documented and can be found."""
 
+import inspect
 import pathlib
 
 import pytest
 
+from kzoo.explain import Explainer
 from kzoo.papers import KINDS, components, find_tests, papers
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -36,3 +38,11 @@ def _module_doc(part):
 
 def test_the_house_has_no_other_rooms():
     assert {part.kind for part in PARTS} <= set(KINDS)
+
+
+@pytest.mark.parametrize(
+    "part", [part for part in PARTS if part.kind == "explain"], ids=lambda part: part.name
+)
+def test_an_explanation_is_a_signature_or_says_why_not(part):
+    is_explainer = inspect.isclass(part.target) and issubclass(part.target, Explainer)
+    assert is_explainer or part.not_served, "say why in @component(..., not_served=...)"

@@ -28,7 +28,7 @@ PAPER = Paper(
 _TINY = 1e-7  # of the authors; a feature of which both attributions are 0 scores 1
 
 
-@component(PAPER)
+@component(PAPER, not_served="it measures explanations of a whole set")
 def top_k_precision(attributions, relevant, k):
     """Share of the k features with the largest attribution that matter.
 
@@ -52,7 +52,7 @@ def top_k_precision(attributions, relevant, k):
     return hits[np.arange(len(k)), k - 1] / k
 
 
-@component(PAPER)
+@component(PAPER, not_served="it measures explanations of a whole set")
 def functional_precision(attributions, relevant):
     """`top_k_precision` where k is the number of features that matter, over the batch.
 
@@ -69,7 +69,7 @@ def functional_precision(attributions, relevant):
     return float(top_k_precision(flat, marked, marked.sum(axis=1)).mean())
 
 
-@component(PAPER)
+@component(PAPER, not_served="it measures explanations of a whole set")
 def uniform_score(attributions, truth, relevant):
     """How close attributions are to the true ones, on the features that matter.
 
@@ -96,7 +96,7 @@ def uniform_score(attributions, truth, relevant):
     return float(np.mean(1 - difference[marked]))
 
 
-@component(PAPER)
+@component(PAPER, not_served="it measures explanations of a whole set")
 def box_iou(attributions, relevant, sigma=0.0):
     """Intersection over union of the box around the highest pixels and that of the foreground.
 

@@ -108,7 +108,7 @@ END_TASKS = (
 LINEAR_TASK = EndTask("local behaviour, linear models", _slopes, _across, rich=False)
 
 
-@component(PAPER)
+@component(PAPER, not_served="it measures explanations of a whole set")
 def equal_attribution_pairs(task, num_pairs=500, num_features=4, seed=0):
     """Pairs of models that a complete and linear attribution cannot tell apart.
 
@@ -183,7 +183,7 @@ def piecewise_linear_model(knots, values):
     return model
 
 
-@component(PAPER)
+@component(PAPER, not_served="it measures explanations of a whole set")
 def model_query_test(model, x, targets, offsets, feature=0, signed=True):
     """How much a model changes along a feature, by evaluating it around x directly.
 
@@ -226,7 +226,7 @@ def model_query_test(model, x, targets, offsets, feature=0, signed=True):
     return changes.mean(axis=1) if signed else np.abs(changes).max(axis=1)
 
 
-@component(PAPER)
+@component(PAPER, not_served="it measures explanations of a whole set")
 def sensitivity_specificity(statistic, alternative):
     """Sensitivity and specificity of the tests `statistic >= threshold`, for all thresholds.
 
@@ -256,7 +256,7 @@ def best_test(statistic, alternative):
     return 1 + float(np.abs(sensitivity + specificity - 1).max())
 
 
-@component(PAPER)
+@component(PAPER, not_served="it measures explanations of a whole set")
 def impossibility_benchmark(
     methods, tasks=(*END_TASKS, LINEAR_TASK), num_pairs=500, num_features=4, queries=(1, 2, 4, 8),
     seed=0,

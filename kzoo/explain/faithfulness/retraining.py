@@ -42,7 +42,7 @@ ROAR_PAPER = Paper(
 _ENDS = ("top", "bottom")
 
 
-@component(ROAR_PAPER)
+@component(ROAR_PAPER, not_served="it measures explanations of a whole set")
 def roar(train, attribute, train_data, test_data, fractions, seeds=(0,), fill=None, score=None):
     """Remove and retrain: test accuracy after the removal of what an attribution ranks highest.
 
@@ -73,7 +73,7 @@ def roar(train, attribute, train_data, test_data, fractions, seeds=(0,), fill=No
     return study.scores(attribute, removed, fractions, seeds)
 
 
-@component(PAPER)
+@component(PAPER, not_served="it measures explanations of a whole set")
 def diff_roar(
     train, attribute, train_data, test_data, fractions, seeds=(0,), fill=None, score=None
 ):
@@ -113,7 +113,7 @@ def diff_roar(
     return {**power, "difference": power["top"] - power["bottom"]}
 
 
-@component(PAPER)
+@component(PAPER, not_served="it measures explanations of a whole set")
 def attribution_leakage(attributions, null):
     """The share of an attribution that lies where nothing discriminates.
 

@@ -31,7 +31,7 @@ from kzoo.explain.visualization.transforms import (
 from kzoo.papers import component
 
 
-@component(PAPER)
+@component(PAPER, not_served="it explains the model or a set, not one request")
 def class_model(model, classes, l2=1e-3, mean=0.0, steps=256, optimizer=None, shape=None):
     """The image that a network has of a class: argmax_I S_c(I) - lambda ||I - mean||^2.
 
@@ -63,7 +63,7 @@ def class_model(model, classes, l2=1e-3, mean=0.0, steps=256, optimizer=None, sh
     )
 
 
-@component(PAPER)
+@component(PAPER, not_served="it explains the model or a set, not one request")
 def activation_maximization(
     objective,
     start=None,

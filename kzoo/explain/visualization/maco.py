@@ -47,7 +47,7 @@ PAPER = Paper(
 _CENTER_DEVIATION = 0.15
 
 
-@component(PAPER)
+@component(PAPER, not_served="it explains the model or a set, not one request")
 def maco(
     objective,
     spectrum,

@@ -55,7 +55,7 @@ class Facets:
         return np.stack([images[row[row >= 0]].mean(0) for row in self.members])
 
 
-@component(PAPER)
+@component(PAPER, not_served="it explains the model or a set, not one request")
 def multifaceted_visualization(
     objective, images, layer, *, facets=10, top=None, neighbors=15, seed=0, **options
 ):
