@@ -48,8 +48,9 @@ class Example:
     Args:
         kwargs: constructor arguments, or a function that returns them (for those that hold models).
         inputs: `inputs(rng, batch)` returns the arguments of the part's call as float32/int32
-            arrays whose first dimension is `batch`; a loss takes (y_true, y_pred). Parts that
-            the suite feeds itself (optimizers, trainers, explainers) need none.
+            arrays whose first dimension is `batch`; a loss takes (y_true, y_pred), and a trainer
+            of a model with inputs of its own is fed (x, y). Parts that the suite feeds itself
+            (optimizers, other trainers, explainers) need none.
         no_xla: why the part cannot be compiled by XLA; empty where it can.
     """
 

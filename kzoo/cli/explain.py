@@ -9,8 +9,9 @@ import typer
 
 def explain(
     images: Annotated[
-        list[pathlib.Path], typer.Argument(help="JPEG, PNG, or .npy with one input.", exists=True)
-    ],
+        list[pathlib.Path] | None,
+        typer.Argument(help="JPEG, PNG, or .npy with one input.", exists=True),
+    ] = None,
     server: Annotated[
         str | None, typer.Option(help="HOST:PORT (gRPC), or http://HOST:PORT (REST).")
     ] = None,
@@ -31,6 +32,17 @@ def explain(
     output: Annotated[pathlib.Path, typer.Option("-o", "--output", help="PNG to write.")] = (
         pathlib.Path("explanation.png")
     ),
+    compare: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="A .keras file: score methods on it with --data, without images."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="With --compare: name of a data set, such as digits.")
+    ] = None,
+    data_dir: Annotated[
+        pathlib.Path | None, typer.Option(help="With --compare: folder of prepared TFDS sets.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="With --compare: number of examples.", min=1)] = 32,
 ):
     """Explain predictions on images: writes a sheet with a map for each method.
 
@@ -39,7 +51,18 @@ def explain(
       kzoo explain --server localhost:8500 --model digits_densenet -m grad_cam seven.png -o map.png
 
       kzoo explain --saved-model saved_models/digits_densenet/1 seven.png
+
+      kzoo explain --compare model.keras --data digits -m saliency -m grad_cam --rescale 1 0
     """
+    if compare is not None:
+        if data is None or images:
+            raise ValueError("--compare needs --data, the name of a data set, and no images.")
+        from kzoo.cli.compare import compare as run
+
+        run(compare, data, data_dir, methods, count, rescale, output)
+        return
+    if not images:
+        raise ValueError("Pass one image at least, or --compare.")
     if (server is None) == (saved_model is None):
         raise ValueError("Pass exactly one of --server and --saved-model.")
     if server is not None and model is None:

@@ -46,6 +46,7 @@ class ActivationMap(Explainer):
         activations, gradients, scored = self.activation_gradients(
             self.layer, values, target, inputs
         )
+        self.check_map(activations)
         cam = self.combine(activations, -gradients if self.counterfactual else gradients)
         return {"attributions": self.finish(cam, values), **scored}
 
@@ -53,14 +54,17 @@ class ActivationMap(Explainer):
         """The map [batch, ...] from activations and gradients, both [batch, ..., channels]."""
         raise NotImplementedError
 
-    def finish(self, cam, values):
-        """Rectifies a map [batch, ...] and brings it to the size of the input."""
-        if cam.shape.rank not in (2, 3):
+    def check_map(self, activations):
+        """Refuses activations without places."""
+        if activations.shape.rank not in (3, 4):
             raise ValueError(
                 f"`layer` must have an output of shape [batch, height, width, channels] or [batch, "
-                f"steps, channels]. Received: {self.layer.name!r}, whose output has one of rank "
-                f"{cam.shape.rank + 1}"
+                f"steps, channels]. Received: {self.layer.name!r}, whose output is of shape "
+                f"{activations.shape}"
             )
+
+    def finish(self, cam, values):
+        """Rectifies a map [batch, ...] and brings it to the size of the input."""
         cam = tf.nn.relu(cam) if self.relu else cam
         return resize_map(cam, input_size(values, cam.shape.rank - 1)) if self.upsample else cam
 

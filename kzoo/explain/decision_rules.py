@@ -4,8 +4,9 @@ A leaf of a tree is a box, lower_j < x_j <= upper_j for the features on the way 
 for each class. A tree is a list of boxes of which one holds; a forest or boosting is a sum of
 trees, and its class the one with the largest sum.
 
-The paper that uses them is named in `kzoo.explain.surrogate`. scikit-learn compares
-in single precision, float32(x) <= t; the bounds here are the double that parts the same numbers,
+"Interpreting Black-box Machine Learning Models for High Dimensional Datasets", Md. Rezaul Karim
+and others, 2022, arXiv:2208.13405, makes them the last of its surrogates. scikit-learn compares in
+single precision, float32(x) <= t; the bounds here are the double that parts the same numbers,
 so that rules hold for Python's floats as well.
 """
 

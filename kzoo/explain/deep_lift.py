@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from kzoo.explain.baselines import baseline_config, broadcast_baseline, sum_per_row
 from kzoo.explain.explainer import Explainer
-from kzoo.explain.graph import flatten_operations, replace_call
+from kzoo.explain.graph import flatten_operations, replace_call, require_layers
 from kzoo.explain.rules import replace_activations, scale_gradient, with_gradient_of
 from kzoo.papers import Example, Paper, component
 
@@ -60,6 +60,7 @@ class DeepLIFT(Explainer):
     """
 
     def __init__(self, model, baseline=0.0, score=None):
+        require_layers(model)
         super().__init__(model, score=score)
         self.baseline = baseline
 

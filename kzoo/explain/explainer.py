@@ -138,6 +138,10 @@ class Explainer:
         known = input_structure(self.model)
         if known is None:
             return keras.tree.map_structure(tf.convert_to_tensor, inputs)
+        try:
+            keras.tree.assert_same_structure(known, inputs)
+        except ValueError as error:
+            raise ValueError(f"`inputs` must have the structure of the model's. {error}") from error
         return keras.tree.map_structure(_convert, known, inputs)
 
     def explain(self, inputs, target, **request):
@@ -352,7 +356,9 @@ def _convert(known, x):
 
 def _per_row(name, value, spec, batch):
     """A tensor [batch, ...] from a value for each row, or one for all."""
-    value = np.asarray(value, spec.dtype.as_numpy_dtype)
+    value, dtype = np.asarray(value), spec.dtype.as_numpy_dtype
+    if not np.can_cast(value.dtype, dtype, "same_kind"):
+        raise ValueError(f"`{name}` must be of dtype {spec.dtype.name}. Received: {value.dtype}")
     if value.ndim == spec.shape.rank - 1:
         value = np.broadcast_to(value, [batch, *value.shape])
     if not tf.TensorShape([batch, *spec.shape[1:]]).is_compatible_with(value.shape):
@@ -361,4 +367,4 @@ def _per_row(name, value, spec, batch):
             f"`{name}` must have the shape {rows}, one for each row of the inputs, or {one}. "
             f"Received: {list(value.shape)}"
         )
-    return tf.constant(value)
+    return tf.constant(value, spec.dtype)

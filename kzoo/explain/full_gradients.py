@@ -199,11 +199,6 @@ def _input_term(x, gradient):
 
 
 def _check_layers(model):
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a Keras model, in whose layers biases are found. "
-            f"Received: {type(model).__name__}"
-        )
     for layer in flatten_layers(model):
         if isinstance(layer, keras.layers.RNN | keras.layers.TimeDistributed):
             raise ValueError(

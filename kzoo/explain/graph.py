@@ -20,8 +20,18 @@ def input_structure(model):
     return structure[0] if isinstance(structure, list) and len(structure) == 1 else structure
 
 
+def require_layers(model):
+    """Refuses a function where a method looks into the layers of a model."""
+    if not isinstance(model, keras.Layer):
+        raise TypeError(
+            "`model` must be a Keras model, into whose layers the method looks. "
+            f"Received: {type(model).__name__}"
+        )
+
+
 def flatten_layers(model):
     """Yields the layers of a model depth first, those of nested models and layers included."""
+    require_layers(model)
     for layer in model._flatten_layers(include_self=False, recursive=False):
         yield layer
         yield from flatten_layers(layer)
@@ -45,6 +55,7 @@ def last_feature_map(model):
     Raises:
         ValueError: if there is none, or the model is subclassed and has no graph to look at.
     """
+    require_layers(model)
     for rank in (4, 3):
         found = _last_of_rank(model, rank)
         if found is not None:
@@ -81,6 +92,7 @@ def find_layer(model, layer):
     """
     if isinstance(layer, keras.Operation):
         return layer
+    require_layers(model)
     if isinstance(layer, int):
         if not -len(model.layers) <= layer < len(model.layers):
             raise ValueError(

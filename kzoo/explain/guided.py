@@ -23,7 +23,13 @@ import keras
 import tensorflow as tf
 
 from kzoo.explain.explainer import Explainer
-from kzoo.explain.graph import flatten_operations, on_output, replace_activation, replace_call
+from kzoo.explain.graph import (
+    flatten_operations,
+    on_output,
+    replace_activation,
+    replace_call,
+    require_layers,
+)
 from kzoo.papers import Example, Paper, component
 
 GUIDED_PAPER = Paper(
@@ -93,6 +99,7 @@ class _ModifiedBackprop(Explainer):
     relu_call = None
 
     def __init__(self, model, score=None, tap=None):
+        require_layers(model)
         super().__init__(model, score=score, tap=tap)
 
     def gradients(self, values, target, inputs):

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from kzoo.explain.composition import base_config, make_base
 from kzoo.explain.explainer import Explainer
-from kzoo.explain.graph import final_activation, linear_output
+from kzoo.explain.graph import final_activation, linear_output, require_layers
 from kzoo.explain.norm_grad import PAPER
 from kzoo.explain.scores import class_score
 from kzoo.papers import Example, component
@@ -55,11 +55,7 @@ class MetaSaliency(Explainer):
     """
 
     def __init__(self, model, base=None, step_size=1e-3, score=None, tap=None):
-        if not isinstance(model, keras.Model):
-            raise TypeError(
-                "`model` must be a Keras model, whose weights are known. "
-                f"Received: {type(model).__name__}"
-            )
+        require_layers(model)
         if not -float("inf") < step_size < float("inf"):
             raise ValueError(f"`step_size` must be a finite number. Received: {step_size!r}")
         self.base = make_base(model, base, score, tap)

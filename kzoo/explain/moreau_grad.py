@@ -29,9 +29,7 @@ PAPER = Paper(
 )
 
 
-@component(
-    PAPER, example=Example(kwargs={"steps": 4, "samples": 2, "noise": 0.1, "sparsity": 0.01})
-)
+@component(PAPER, example=Example(kwargs={"steps": 4, "sparsity": 0.01}))
 class MoreauGrad(Explainer):
     """A gradient that changes little where the input does, with few values other than zero.
 
@@ -46,7 +44,7 @@ class MoreauGrad(Explainer):
         sparsity: eta, at least 0: gradients below it become zero. Defaults to 0.
         groups: what becomes zero together, see `Regions`; the channels of a place always do.
             None for each value by itself.
-        seed: integer from which the noise comes. Defaults to 0.
+        seed: integer from which the noise comes; under XLA it gives other noise. Defaults to 0.
 
     Returns (when called): `attributions` of the input's shape; `score`, `target`, `predictions`.
 

@@ -47,8 +47,8 @@ class SmoothGrad(Explainer):
             "mean".
         seed: integer from which the noise comes. Defaults to 0.
 
-    Returns (when called): `attributions` of the shape of the base's; `score` and `target` [batch]
-    of the clean input, the target being chosen once.
+    Returns (when called): `attributions` of the shape of the base's; `score`, `target` and
+    `predictions` of the clean input, the target being chosen once.
 
     Example:
 
@@ -90,26 +90,37 @@ class SmoothGrad(Explainer):
         self.seed = seed
 
     def attribute(self, values, target, inputs):
-        clean = self.base.attribute(values, target, inputs)
+        scored = self.scores(values, target, inputs)
         # Without noise one copy is like the other.
         samples = self.samples if self.noise_level else 1
 
+        def mean(function, shared):
+            weights = tf.fill([samples], tf.constant(1 / samples, scored["score"].dtype))
+            noisy = self._noisy(values, samples)
+            return self.weighted_sum(function, noisy, weights, scored["target"], shared)
+
+        def maps(values, target, inputs):
+            return self.base.attribute(values, target, inputs)["attributions"]
+
+        def squares(values, target, inputs):
+            return keras.tree.map_structure(tf.square, maps(values, target, inputs))
+
         def deviations(values, target, shared):
-            inputs, clean_map = shared
-            noisy_map = self.base.attribute(values, target, inputs)["attributions"]
-            deviation = keras.tree.map_structure(tf.subtract, noisy_map, clean_map)
+            inputs, clean = shared
+            deviation = keras.tree.map_structure(tf.subtract, maps(values, target, inputs), clean)
             return deviation, keras.tree.map_structure(tf.square, deviation)
 
-        # Moments about the clean map: their rounding is that of the deviations, not of the maps.
-        first, second = self.weighted_sum(
-            deviations,
-            self._noisy(values, samples),
-            tf.fill([samples], tf.constant(1 / samples, clean["score"].dtype)),
-            clean["target"],
-            (inputs, clean["attributions"]),
-        )
-        reduced = keras.tree.map_structure(self._reduce, clean["attributions"], first, second)
-        return {**clean, "attributions": reduced}
+        if self.reduction == "mean":
+            reduced = mean(maps, inputs)
+        elif self.reduction == "square":
+            reduced = mean(squares, inputs)
+        else:
+            # About the clean map: the rounding is that of the deviations, not of the maps.
+            first, second = mean(deviations, (inputs, maps(values, scored["target"], inputs)))
+            reduced = keras.tree.map_structure(
+                lambda m, s: tf.maximum(s - tf.square(m), 0), first, second
+            )
+        return {"attributions": reduced, **scored}
 
     def _noisy(self, values, samples):
         """Points for `weighted_sum`: steps int32 [k] -> noisy copies [k, batch, ...]."""
@@ -132,12 +143,6 @@ class SmoothGrad(Explainer):
                 for x, width, noise in zip(leaves, widths, noises, strict=True)
             ],
         )
-
-    def _reduce(self, clean, first, second):
-        mean, variance = clean + first, tf.maximum(second - tf.square(first), 0)
-        if self.reduction == "mean":
-            return mean
-        return variance if self.reduction == "variance" else variance + tf.square(mean)
 
     def get_config(self):
         return {

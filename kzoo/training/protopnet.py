@@ -47,7 +47,11 @@ def _example():
     return {"model": ProtoPNet(backbone, 3, prototypes_per_class=2, prototype_size=5)}
 
 
-@component(PAPER, PROTOPNET_PAPER, example=Example(kwargs=_example))
+def _example_rows(rng, batch):
+    return rng.normal(size=(batch, 6, 6, 2)).astype("float32"), rng.integers(0, 3, batch)
+
+
+@component(PAPER, PROTOPNET_PAPER, example=Example(kwargs=_example, inputs=_example_rows))
 class PrototypeTrainer(TrainingMethod):
     """Trains one stage of a `kzoo.models.ProtoPNet` or `STProtoPNet`.
 

@@ -1,6 +1,7 @@
 import json
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -153,3 +154,21 @@ def test_the_register_can_be_read():
     assert "rho" in shown
     with pytest.raises(ValueError, match="There is no part 'Sum'"):
         kzoo("show", "Sum")
+
+
+def test_methods_are_compared_on_a_model(folder):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input([8, 8, 1]), keras.layers.Flatten(), keras.layers.Dense(10)]
+    )
+    model.save(folder / "linear.keras")
+    sheet = folder / "compared.png"
+    asked = ["--compare", folder / "linear.keras", "--data", "digits", "--count", 4]
+    output = kzoo("explain", *asked, "-m", "saliency", "-m", "occlusion", "-o", sheet)
+    table = sheet.with_suffix(".md").read_text()
+    assert table in output
+    for name in ("saliency", "occlusion", "random", "deletion", "infidelity"):
+        assert name in table
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="--compare needs --data"):
+        kzoo("explain", *asked[:2])

@@ -206,7 +206,7 @@ class CountRows(keras.layers.Layer):
         return tf.reduce_sum(x, [1, 2])
 
 
-@pytest.mark.parametrize(("size", "rows", "most"), [(16, "auto", 80), (512, "auto", 2), (16, 7, 7)])
+@pytest.mark.parametrize(("size", "rows", "most"), [(16, "auto", 80), (512, "auto", 4), (16, 7, 7)])
 def test_rows_are_bounded_without_a_setting(size, rows, most):
     counted = CountRows()
     model = keras.Sequential([keras.Input([size, size, 1]), counted])
