@@ -16,9 +16,8 @@ unless `batch_norm` says otherwise; ASAM's T holds for every weight, biases incl
 import keras
 import tensorflow as tf
 
-from kzoo.ops.distribute import num_replicas, sum_over_replicas
 from kzoo.papers import Example, Paper, component
-from kzoo.training.method import TrainingMethod
+from kzoo.training.several_passes import SeveralPasses
 
 PAPER = Paper(
     title="Sharpness-Aware Minimization for Efficiently Improving Generalization",
@@ -34,7 +33,7 @@ def _example():
 
 
 @component(PAPER, example=Example(kwargs=_example))
-class SAM(TrainingMethod):
+class SAM(SeveralPasses):
     """Trains a model towards flat minima, with any base optimizer, at two gradients a step.
 
     Args:
@@ -81,22 +80,13 @@ class SAM(TrainingMethod):
         self.m_sharpness = m_sharpness
         self.batch_norm = batch_norm
 
-    def train_step(self, data):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        weights = self.trainable_variables
-        # What the layers update as they are called: moving statistics, states of generators.
-        before = [(v, tf.identity(v.value)) for v in self.non_trainable_variables]
-
-        gradients, first = self._pass(x, y, sample_weight, before, [])
-        moved = zip(weights, self.perturbed(weights, gradients), strict=True)
-        gradients, second = self._pass(x, y, sample_weight, before, moved)
-
-        for variable, _ in before:
-            kept = (first if self.batch_norm == "first" else second).scope
-            variable.assign(kept.get_current_value(variable))
-        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        self._loss_tracker.update_state(first.loss * num_replicas(), sample_weight=_rows(x))
-        return self.compute_metrics(x, y, first.outputs, sample_weight=sample_weight)
+    def step_gradients(self, batch):
+        gradients, first = batch.gradients()
+        if not self.m_sharpness:
+            gradients = batch.sum_over_replicas(gradients)
+        moved = self.perturbed(batch.weights, gradients)
+        gradients, second = batch.gradients(moved)
+        return gradients, first if self.batch_norm == "first" else second
 
     def perturbed(self, weights, gradients):
         """w + eps for each weight; ||eps||_2 = rho over all of them, less only if g = 0.
@@ -104,9 +94,7 @@ class SAM(TrainingMethod):
         With `adaptive` it is ||eps / T||_2 that equals rho.
         """
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        if not self.m_sharpness:
-            gradients = sum_over_replicas(gradients)
-        values = [weight.value for weight in weights]
+        values = [tf.convert_to_tensor(weight) for weight in weights]
         if self.adaptive:
             scales = [tf.abs(value) + self.eta for value in values]
             gradients = [scale * g for scale, g in zip(scales, gradients, strict=True)]
@@ -115,22 +103,6 @@ class SAM(TrainingMethod):
         if self.adaptive:
             gradients = [scale * g for scale, g in zip(scales, gradients, strict=True)]
         return [value + factor * g for value, g in zip(values, gradients, strict=True)]
-
-    def _pass(self, x, y, sample_weight, before, moved):
-        """Gradients of the loss with the weights at their `moved` values, and what came with it."""
-        moved = list(moved)
-        values = [tf.convert_to_tensor(value) for _, value in moved]
-        watched = values or [weight.value for weight in self.trainable_variables]
-        with tf.GradientTape() as tape:
-            tape.watch(values)
-            mapping = [(v, value) for (v, _), value in zip(moved, values, strict=True)]
-            with keras.StatelessScope(state_mapping=[*before, *mapping]) as scope:
-                outputs = self(x, training=True)
-                loss = self.compute_loss(
-                    x=x, y=y, y_pred=outputs, sample_weight=sample_weight, training=True
-                )
-            scaled = self.optimizer.scale_loss(loss)
-        return tape.gradient(scaled, watched), _Pass(scope, outputs, loss)
 
     def get_config(self):
         return {
@@ -141,16 +113,3 @@ class SAM(TrainingMethod):
             "m_sharpness": self.m_sharpness,
             "batch_norm": self.batch_norm,
         }
-
-
-class _Pass:
-    """A forward pass: the state it leaves behind, its outputs and its loss."""
-
-    def __init__(self, scope, outputs, loss):
-        self.scope = scope
-        self.outputs = outputs
-        self.loss = loss
-
-
-def _rows(x):
-    return tf.shape(keras.tree.flatten(x)[0])[0]
