@@ -25,6 +25,8 @@ def hessian_vector_product(function, values, vectors):
             inner.watch(values)
             result = function(values)
         gradients = inner.gradient(result, values, unconnected_gradients=zero)
+        # The vectors may depend on the values; the derivative is along what they are.
+        vectors = [tf.stop_gradient(vector) for vector in vectors]
         along = tf.add_n([tf.reduce_sum(g * v) for g, v in zip(gradients, vectors, strict=True)])
     return gradients, outer.gradient(along, values, unconnected_gradients=zero)
 
