@@ -25,12 +25,16 @@ class Optimizer(keras.optimizers.Optimizer):
         jit_compile: whether to compile the update with XLA. "auto" compiles wherever XLA can:
             everywhere but under a strategy other than `OneDeviceStrategy`, whose mirrored
             variables XLA cannot update.
+        skip_nonfinite: whether a step whose gradients have a NaN or an infinite value is left out:
+            weights, slots and averages stay as they are, `skipped_steps` counts it, and the
+            schedule goes on. While gradients are accumulated, the batch is left out of their
+            sum instead. Defaults to False.
         kwargs: `weight_decay` (decoupled), `clipnorm`, `global_clipnorm`, `clipvalue`, `use_ema`,
             `ema_momentum`, `gradient_accumulation_steps`, `name` and the other arguments of
             `keras.optimizers.Optimizer`.
     """
 
-    def __init__(self, learning_rate=0.001, jit_compile="auto", **kwargs):
+    def __init__(self, learning_rate=0.001, jit_compile="auto", skip_nonfinite=False, **kwargs):
         if jit_compile not in ("auto", True, False):
             raise ValueError(
                 f'`jit_compile` must be "auto", True or False. Received: {jit_compile!r}'
@@ -40,6 +44,11 @@ class Optimizer(keras.optimizers.Optimizer):
             # Keras casts it with tf.cast, which takes a Python float through float32.
             self.weight_decay = np.float64(self.weight_decay)
         self.jit_compile = jit_compile
+        self.skip_nonfinite = bool(skip_nonfinite)
+        if self.skip_nonfinite:
+            self._skipped_steps = self.add_variable(
+                (), initializer="zeros", dtype="int32", name="skipped_steps"
+            )
         # Compiled updates by the indices of the variables they update. Set past Keras's
         # attribute tracking: a tracked tf.function would be written into every SavedModel.
         object.__setattr__(self, "_compiled_updates", {})
@@ -50,17 +59,39 @@ class Optimizer(keras.optimizers.Optimizer):
         if self._compiles():
             self._compiled_update(trainable_variables)(grads)
         else:
-            super()._backend_apply_gradients(grads, trainable_variables)
+            self._update(grads, trainable_variables)
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        # As in Keras, less the reduction, which has come before the clipping.
-        variables = [getattr(variable, "value", variable) for variable in trainable_variables]
-        tf.__internal__.distribute.interim.maybe_merge_call(
-            self._distributed_tf_update_step,
-            self._distribution_strategy,
-            list(zip(grads, variables, strict=True)),
-            learning_rate,
-        )
+    def _update(self, grads, variables):
+        update = super()._backend_apply_gradients
+        if not self.skip_nonfinite:
+            update(grads, variables)
+            return
+        finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in grads])
+        self._skipped_steps.assign_add(1 - tf.cast(finite, tf.int32))
+        if self.gradient_accumulation_steps:
+            update([tf.where(finite, g, tf.zeros_like(g)) for g in grads], variables)
+            return
+
+        def update_if(strategy, finite, grads):
+            def finite_update():
+                if tf.distribute.in_cross_replica_context():
+                    strategy.extended.call_for_each_replica(update, args=(grads, variables))
+                else:
+                    update(grads, variables)
+                return True
+
+            tf.cond(strategy.experimental_local_results(finite)[0], finite_update, lambda: False)
+
+        # Under replicas, whether to update at all is decided once, outside of them.
+        merge_call = tf.__internal__.distribute.interim.maybe_merge_call
+        merge_call(update_if, tf.distribute.get_strategy(), finite, grads)
+
+    @property
+    def skipped_steps(self):
+        """Number of steps that were left out, see `skip_nonfinite`; an int32 variable."""
+        if not self.skip_nonfinite:
+            raise AttributeError("Steps are only counted with `skip_nonfinite=True`.")
+        return self._skipped_steps
 
     def _compiles(self):
         if self.jit_compile == "auto":
@@ -72,14 +103,17 @@ class Optimizer(keras.optimizers.Optimizer):
     def _compiled_update(self, variables):
         key = tuple(self._get_variable_index(variable) for variable in variables)
         if key not in self._compiled_updates:
-            update = super()._backend_apply_gradients
             self._compiled_updates[key] = tf.function(
-                lambda grads: update(grads, variables), jit_compile=True, autograph=False
+                lambda grads: self._update(grads, variables), jit_compile=True, autograph=False
             )
         return self._compiled_updates[key]
 
     def get_config(self):
-        return {**super().get_config(), "jit_compile": self.jit_compile}
+        return {
+            **super().get_config(),
+            "jit_compile": self.jit_compile,
+            "skip_nonfinite": self.skip_nonfinite,
+        }
 
 
 def check_range(name, value, low, high, low_open=False):
