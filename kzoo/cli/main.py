@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from kzoo.cli import explain, export, register, reproduce, serve, train
+from kzoo.cli import explain, export, find_learning_rate, register, reproduce, serve, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,6 +15,7 @@ app = typer.Typer(
     help="Papers as Keras parts: train with them, export, serve, and explain every prediction.",
 )
 app.command(no_args_is_help=True)(train.train)
+app.command(no_args_is_help=True)(find_learning_rate.find_lr)
 app.command(no_args_is_help=True)(export.export)
 app.command()(serve.serve)
 app.command(no_args_is_help=True)(explain.explain)

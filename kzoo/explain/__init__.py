@@ -56,6 +56,7 @@ from kzoo.explain.input_x_gradient import InputXGradient
 from kzoo.explain.integrated_gradients import IntegratedGradients
 from kzoo.explain.integrated_jacobians import IntegratedJacobians
 from kzoo.explain.kernel_shap import KernelSHAP
+from kzoo.explain.latent_sweep import latent_sweep, latent_sweep_sheet
 from kzoo.explain.layer_cam import LayerCAM
 from kzoo.explain.lime import LIME
 from kzoo.explain.lrp import LRP, DeepTaylor
@@ -175,6 +176,8 @@ __all__ = [
     "impossibility_benchmark",
     "infidelity",
     "insertion",
+    "latent_sweep",
+    "latent_sweep_sheet",
     "maco",
     "max_sensitivity",
     "model_query_test",

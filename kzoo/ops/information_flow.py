@@ -22,16 +22,16 @@ _LOG_ZERO = -1e4
 def information_flow(log_probabilities):
     """The information flow of equation 2, estimated from samples; differentiable.
 
-    It is exact for factors that take each of their values once, and exactly 0 where the rows along
-    the first axis are equal. Otherwise its bias is positive: at most about
-    (classes - 1) / (2 N_beta) for factors that the classifier ignores.
+    It is exact on a grid of equally likely values, and 0 where p(y | do(alpha)) is the same for all
+    alpha. Where few draws of beta stand for many it is too large, by up to about
+    (classes - 1) / (2 N_beta).
 
     Args:
         log_probabilities: [N_alpha, N_beta, classes], log p(y | alpha_i, beta_ij); -inf for 0.
 
     Returns:
-        Scalar in nats, within 0 and log(classes) but for rounding; in float32, or in float64 where
-        the argument is.
+        Scalar in nats, between 0 and log(classes) but for rounding; float32, or float64 where the
+        argument is.
 
     Reference:
         O'Shaughnessy et al. (2020), equation 2, arxiv.org/abs/2006.13913

@@ -4,6 +4,8 @@ from kzoo.training.adversarial import AdversarialTraining
 from kzoo.training.checkpoint import CheckpointError, Checkpoints
 from kzoo.training.distribution import GlobalBatches, make_strategy
 from kzoo.training.explanation_guided import ExplanationGuided
+from kzoo.training.generative_causal import GenerativeCausalExplainer
+from kzoo.training.learning_rate_finder import LearningRates, find_learning_rate
 from kzoo.training.loop import Loop, NonFiniteLossError
 from kzoo.training.method import TrainingMethod
 from kzoo.training.protopnet import PrototypeTrainer, fit_in_stages
@@ -17,13 +19,16 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "ExplanationGuided",
+    "GenerativeCausalExplainer",
     "GlobalBatches",
+    "LearningRates",
     "Loop",
     "NonFiniteLossError",
     "PrototypeCaseTraining",
     "PrototypeTrainer",
     "PushPrototypes",
     "TrainingMethod",
+    "find_learning_rate",
     "fit_in_stages",
     "make_strategy",
     "push_prototypes",

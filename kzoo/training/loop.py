@@ -190,6 +190,8 @@ class Loop:
         if self.validation_data is not None:
             validation = self.evaluate(self.validation_data, callbacks)
             logs |= {f"val_{name}": value for name, value in validation.items()}
+        if getattr(self.model.optimizer, "skip_nonfinite", False):
+            logs["skipped_steps"] = int(self.model.optimizer.skipped_steps.numpy())
         callbacks.on_epoch_end(epoch, logs)
         return logs, True
 

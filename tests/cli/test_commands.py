@@ -172,3 +172,10 @@ def test_methods_are_compared_on_a_model(folder):
     assert sheet.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="--compare needs --data"):
         kzoo("explain", *asked[:2])
+
+
+def test_finds_a_learning_rate(folder):
+    picture = folder / "rates.png"
+    output = kzoo("find-lr", RECIPE, *SMALL[:2], "--steps", 12, "-o", picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "steepest descent" in output
