@@ -7,6 +7,8 @@ and write, over the rate of the best memory stream of all cores in the same run.
 
 import importlib.util
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -14,29 +16,49 @@ import tensorflow as tf
 
 from benchmarks.measure import alternate, stream_gbs
 from benchmarks.report import main
-from kzoo.optimizers import AdEMAMix, CautiousAdamW, Grams
+from kzoo import optimizers
 
 _ADAM = "keras Adam"
 _ADAM_XLA = "keras Adam, jit_compile=True"
-_TORCH = "torch Adam, fused"
-# Slots per weight. A step reads the gradient, the weight and the slots, and writes the latter two.
-_SLOTS = {"AdEMAMix": 3, "Grams": 2, "CautiousAdamW": 2}
-_GOALS = {"AdEMAMix": (2.0, 2.0), "Grams": (2.0, 2.0), "CautiousAdamW": (None, None)}
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """An optimizer of kzoo.
+
+    Args:
+        make: makes it.
+        slots: tensors per weight. A step reads the gradient, the weight and the slots, and writes
+            the latter two.
+        peer: its name in pytorch_optimizer, if it is there.
+    """
+
+    make: Callable
+    slots: int
+    peer: str | None = None
+
+
+_OURS = {
+    "AdEMAMix": _Ours(lambda: optimizers.AdEMAMix(warmup_steps=10_000), 3, "AdEMAMix"),
+    "Grams": _Ours(optimizers.Grams, 2, "Grams"),
+    "CautiousAdamW": _Ours(optimizers.CautiousAdamW, 2),
+    "CautiousLion": _Ours(optimizers.CautiousLion, 1),
+    "AMSGrad": _Ours(optimizers.AMSGrad, 3),
+    "DiffGrad": _Ours(optimizers.DiffGrad, 3, "DiffGrad"),
+}
+_OVER_FLOOR, _OVER_ADAM, _OVER_PEER = 2.0, 2.0, 3.0
 
 
 def measure(options, report):
     shapes = resnet50_shapes()[:: options.pick(1, 40)]
     rng = np.random.default_rng(0)
     gradients = [tf.constant(rng.standard_normal(shape, "float32")) for shape in shapes]
-    contenders = {
-        "AdEMAMix": step(AdEMAMix(warmup_steps=10_000), gradients),
-        "Grams": step(Grams(), gradients),
-        "CautiousAdamW": step(CautiousAdamW(), gradients),
+    contenders = {name: step(ours.make(), gradients) for name, ours in _OURS.items()}
+    contenders |= {
         _ADAM: step(keras.optimizers.Adam(), gradients),
         _ADAM_XLA: step(keras.optimizers.Adam(), gradients, jit_compile=True),
+        **torch_steps(gradients),
     }
-    if importlib.util.find_spec("torch"):
-        contenders[_TORCH] = torch_step(gradients)
     streams = stream_gbs(os.cpu_count(), options.pick(10**8, 10**6))
     timings = alternate(contenders, options.times(15), unit="step")
     again = stream_gbs(os.cpu_count(), options.pick(10**8, 10**6))
@@ -63,30 +85,49 @@ def step(optimizer, gradients, jit_compile=False):
     return function.get_concrete_function()
 
 
-def torch_step(gradients):
+def torch_steps(gradients):
+    """{name: step} of PyTorch's Adam and of pytorch_optimizer, where they are installed."""
+    if not importlib.util.find_spec("torch"):
+        return {}
     import torch
 
     torch.set_num_threads(os.cpu_count())
-    weights = [torch.nn.Parameter(torch.ones(tuple(gradient.shape))) for gradient in gradients]
-    for weight, gradient in zip(weights, gradients, strict=True):
-        weight.grad = torch.from_numpy(gradient.numpy())
-    return torch.optim.Adam(weights, fused=True).step
+
+    def weights():
+        made = [torch.nn.Parameter(torch.ones(tuple(gradient.shape))) for gradient in gradients]
+        for weight, gradient in zip(made, gradients, strict=True):
+            weight.grad = torch.from_numpy(gradient.numpy())
+        return made
+
+    steps = {
+        "torch Adam, fused": torch.optim.Adam(weights(), fused=True).step,
+        "torch Adam, foreach": torch.optim.Adam(weights(), foreach=True).step,
+    }
+    if importlib.util.find_spec("pytorch_optimizer"):
+        import pytorch_optimizer
+
+        for ours in _OURS.values():
+            if ours.peer is not None:
+                cls = getattr(pytorch_optimizer, ours.peer)
+                steps[_peer(ours)] = cls(weights()).step
+    return steps
+
+
+def _peer(ours):
+    return f"pytorch_optimizer {ours.peer}"
 
 
 def _report(report, timings, parameters, bytes_per_second):
-    for name, slots in _SLOTS.items():
-        floor = 4 * parameters * (2 * (slots + 1) + 1) / bytes_per_second
-        over_floor, over_adam = _GOALS[name]
+    for name, ours in _OURS.items():
+        floor = 4 * parameters * (2 * (ours.slots + 1) + 1) / bytes_per_second
         median = timings[name].median
-        report.add_ratio(f"{name}: time, over its floor", median / floor, at_most=over_floor)
-        report.add_ratio(
-            f"{name}: speed, over `{_ADAM}` as Keras runs it",
-            timings[_ADAM].median / median,
-            at_least=over_adam,
-        )
-        report.add_ratio(f"{name}: speed, over `{_ADAM_XLA}`", timings[_ADAM_XLA].median / median)
-        if _TORCH in timings:
-            report.add_ratio(f"{name}: speed, over `{_TORCH}`", timings[_TORCH].median / median)
+        report.add_ratio(f"{name}: time, over its floor", median / floor, at_most=_OVER_FLOOR)
+        rivals = {_ADAM: _OVER_ADAM, _ADAM_XLA: None, "torch Adam, fused": None,
+                  "torch Adam, foreach": None, _peer(ours): _OVER_PEER}  # fmt: skip
+        for rival, goal in rivals.items():
+            if rival in timings:
+                ratio = timings[rival].median / median
+                report.add_ratio(f"{name}: speed, over `{rival}`", ratio, at_least=goal)
 
 
 if __name__ == "__main__":
