@@ -1,4 +1,4 @@
-"""Writes what is generated of the documentation: docs/papers.md and the zoo's table in README.md.
+"""Writes what is generated of the documentation: docs/papers.md, docs/zoo.md, a table in README.md.
 
 `python tools/docs.py` writes them; `--check` fails where they are out of date.
 """
@@ -37,17 +37,32 @@ def papers_page():
     return "\n".join([*lines, ""])
 
 
-def zoo_table():
-    """The parts by kind, a line each."""
+def by_kind():
+    """{kind: its parts}"""
     kinds = {}
     for part in components():
         kinds.setdefault(part.kind, []).append(part)
-    lines = [BEGIN, "", "| part | what it is | paper |", "|---|---|---|"]
-    for kind, parts in kinds.items():
-        lines.append(f"| **{kind}** | | |")
+    return kinds
+
+
+def zoo_page():
+    """Every part by kind, a line each."""
+    lines = ["# The zoo", "", "Generated from the register by `python tools/docs.py`.", ""]
+    for kind, parts in by_kind().items():
+        lines += [f"## kzoo.{kind}", "", "| part | what it is | paper |", "|---|---|---|"]
         for part in parts:
             cited = ", ".join(f"{paper.authors[0]} et al., {paper.year}" for paper in part.papers)
-            lines.append(f"| `{part.path}` | {part.summary} | {cited} |")
+            lines.append(f"| `{part.name}` | {part.summary} | {cited} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def overview():
+    """The names of the parts by kind."""
+    lines = [BEGIN, "", "| sub-package | parts |", "|---|---|"]
+    for kind, parts in by_kind().items():
+        names = ", ".join(part.name for part in parts)
+        lines.append(f"| `kzoo.{kind}` | {names} |")
     return "\n".join([*lines, "", END])
 
 
@@ -58,7 +73,8 @@ def pages():
     after = rest.split(END, 1)[1]
     return {
         ROOT / "docs" / "papers.md": papers_page(),
-        ROOT / "README.md": before + zoo_table() + after,
+        ROOT / "docs" / "zoo.md": zoo_page(),
+        ROOT / "README.md": before + overview() + after,
     }
 
 
