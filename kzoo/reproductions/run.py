@@ -80,8 +80,9 @@ def write(path, result):
 
 def _section(result):
     reproduction, count = result.reproduction, len(result.seeds)
+    columns = {"mean": np.mean, "least": np.min, "most": np.max} if count > 1 else {"": np.mean}
     rows = [
-        f"| {what} | {np.mean(numbers):.4g} | {np.min(numbers):.4g} | {np.max(numbers):.4g} |"
+        f"| {what} | {' | '.join(f'{column(numbers):.4g}' for column in columns.values())} |"
         for what, numbers in result.numbers.items()
     ]
     return "\n".join(
@@ -89,12 +90,12 @@ def _section(result):
             f"## {_heading(reproduction)}\n",
             f"{reproduction.paper.cite()}. Claim: {reproduction.claim}\n",
             f"{inspect.getdoc(reproduction.run)}\n",
-            "| measured | mean | least | most |",
-            "|---|---|---|---|",
+            f"| measured | {' | '.join(columns)} |",
+            f"|---|{'---|' * len(columns)}",
             *rows,
             "",
             f"`kzoo reproduce {reproduction.name} --seeds {count}`, "
-            f"{datetime.date.today().isoformat()}, {result.seconds:.0f} s.",
+            f"{datetime.date.today().isoformat()}, {result.seconds:.0f} s.\n",
         ]
     )
 
