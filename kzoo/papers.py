@@ -19,7 +19,7 @@ import keras
 # Sub-packages that hold parts; the name of the sub-package is the kind of the part.
 KINDS = (
     "layers", "losses", "metrics", "regularizers", "initializers", "constraints", "optimizers",
-    "models", "callbacks", "diffusion", "training", "explain", "analysis", "data",
+    "models", "solvers", "callbacks", "diffusion", "training", "explain", "analysis", "data",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from kzoo.optimizers import schedules
 from kzoo.optimizers.ademamix import AdEMAMix
 from kzoo.optimizers.cautious import CautiousAdamW, CautiousLion
 from kzoo.optimizers.grams import Grams
+from kzoo.optimizers.learning_rate_multipliers import LearningRateMultipliers, layerwise_decay
 from kzoo.optimizers.optimizer import Optimizer, reduce_before_apply
 from kzoo.optimizers.schedules import LinearDecay, RefinedSchedule, refine_from_gradient_norms
 
@@ -12,9 +13,11 @@ __all__ = [
     "CautiousAdamW",
     "CautiousLion",
     "Grams",
+    "LearningRateMultipliers",
     "LinearDecay",
     "Optimizer",
     "RefinedSchedule",
+    "layerwise_decay",
     "reduce_before_apply",
     "refine_from_gradient_norms",
     "schedules",

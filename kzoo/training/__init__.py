@@ -4,23 +4,32 @@ from kzoo.training.adversarial import AdversarialTraining
 from kzoo.training.checkpoint import CheckpointError, Checkpoints
 from kzoo.training.distribution import GlobalBatches, make_strategy
 from kzoo.training.explanation_guided import ExplanationGuided
+from kzoo.training.gam import GAM, AcceleratedGAM
 from kzoo.training.generative_causal import GenerativeCausalExplainer
+from kzoo.training.gradient_regularization import GradientRegularization
+from kzoo.training.hypergradient import HypergradientTrainer, decay_variables, l2_decay
 from kzoo.training.learning_rate_finder import LearningRates, find_learning_rate
 from kzoo.training.loop import Loop, NonFiniteLossError
 from kzoo.training.method import TrainingMethod
+from kzoo.training.oasis import OASIS
 from kzoo.training.protopnet import PrototypeTrainer, fit_in_stages
 from kzoo.training.prototype_case import PrototypeCaseTraining
 from kzoo.training.prototype_push import PushPrototypes, push_prototypes
 from kzoo.training.sam import SAM
 
 __all__ = [
+    "GAM",
+    "OASIS",
     "SAM",
+    "AcceleratedGAM",
     "AdversarialTraining",
     "CheckpointError",
     "Checkpoints",
     "ExplanationGuided",
     "GenerativeCausalExplainer",
     "GlobalBatches",
+    "GradientRegularization",
+    "HypergradientTrainer",
     "LearningRates",
     "Loop",
     "NonFiniteLossError",
@@ -28,8 +37,10 @@ __all__ = [
     "PrototypeTrainer",
     "PushPrototypes",
     "TrainingMethod",
+    "decay_variables",
     "find_learning_rate",
     "fit_in_stages",
+    "l2_decay",
     "make_strategy",
     "push_prototypes",
 ]

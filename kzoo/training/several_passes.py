@@ -79,10 +79,9 @@ class Batch:
     def forward(self, weights=None):
         """The `Pass` with the given values of the trainable weights; None for what they are."""
         method = self._method
-        moved = (
-            []
-            if weights is None
-            else zip(method.trainable_variables, map(tf.convert_to_tensor, weights), strict=True)
+        # Also where they are what they were: in the scope, regularizers see mapped weights only.
+        moved = zip(
+            method.trainable_variables, self.weights if weights is None else weights, strict=True
         )
         with keras.StatelessScope(state_mapping=[*self._before, *moved]) as scope:
             outputs = method(self.x, training=True)

@@ -172,3 +172,17 @@ def test_refuses_what_is_out_of_range():
         SAM(network(), rho=-1)
     with pytest.raises(TypeError, match=r"`model` must be a keras.Model. Received: int"):
         SAM(3)
+
+
+def test_regularized_layers(float64, rng):
+    # Without a radius it is the base optimizer, penalty included.
+    x, y = rng.normal(size=(8, 3)), rng.normal(size=(8, 2))
+    kernels = []
+    for wrap in (lambda model: model, lambda model: SAM(model, rho=0.0)):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2, kernel_regularizer="l2")])
+        trainer = wrap(model)
+        trainer.compile(keras.optimizers.SGD(0.1), "mse")
+        trainer.fit(x, y, verbose=0)
+        kernels.append(model.get_weights()[0])
+    np.testing.assert_allclose(*kernels, rtol=1e-12)
