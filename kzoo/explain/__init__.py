@@ -100,6 +100,7 @@ from kzoo.explain.visualization.activation_maximization import activation_maximi
 from kzoo.explain.visualization.dendromap import DendroMap, underperforming_subgroups
 from kzoo.explain.visualization.maco import maco
 from kzoo.explain.visualization.multifaceted import multifaceted_visualization
+from kzoo.explain.visualization.ppgn import ppgn
 
 __all__ = [
     "DRISE",
@@ -191,6 +192,7 @@ __all__ = [
     "perturbation_curve",
     "pixel_perturbation",
     "pointing_game",
+    "ppgn",
     "prototype_redundancy",
     "prototype_sheet",
     "roar",

@@ -4,6 +4,7 @@ from kzoo.training.adversarial import AdversarialTraining
 from kzoo.training.checkpoint import CheckpointError, Checkpoints
 from kzoo.training.distribution import GlobalBatches, make_strategy
 from kzoo.training.explanation_guided import ExplanationGuided
+from kzoo.training.feature_inverter_gan import FeatureInverterGAN
 from kzoo.training.gam import GAM, AcceleratedGAM
 from kzoo.training.generative_causal import GenerativeCausalExplainer
 from kzoo.training.gradient_regularization import GradientRegularization
@@ -26,6 +27,7 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "ExplanationGuided",
+    "FeatureInverterGAN",
     "GenerativeCausalExplainer",
     "GlobalBatches",
     "GradientRegularization",

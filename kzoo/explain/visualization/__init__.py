@@ -15,6 +15,7 @@ from kzoo.explain.visualization.objectives import (
     direction,
     neuron,
 )
+from kzoo.explain.visualization.ppgn import class_log_probability, ppgn, ppgn_sheet
 from kzoo.explain.visualization.sheets import visualization_sheet
 from kzoo.explain.visualization.transforms import center_biased_mask
 
@@ -25,6 +26,7 @@ __all__ = [
     "activation_maximization",
     "center_biased_mask",
     "channel",
+    "class_log_probability",
     "class_logit",
     "class_model",
     "direction",
@@ -34,5 +36,7 @@ __all__ = [
     "multifaceted_visualization",
     "natural_spectrum",
     "neuron",
+    "ppgn",
+    "ppgn_sheet",
     "visualization_sheet",
 ]
