@@ -9,10 +9,12 @@ from kzoo.training.gam import GAM, AcceleratedGAM
 from kzoo.training.generative_causal import GenerativeCausalExplainer
 from kzoo.training.gradient_regularization import GradientRegularization
 from kzoo.training.hypergradient import HypergradientTrainer, decay_variables, l2_decay
+from kzoo.training.jacobian_descent import InstanceWiseRiskMinimization, JacobianDescent
 from kzoo.training.learning_rate_finder import LearningRates, find_learning_rate
 from kzoo.training.loop import Loop, NonFiniteLossError
 from kzoo.training.method import TrainingMethod
 from kzoo.training.oasis import OASIS
+from kzoo.training.primal_dual import PrimalDualTraining
 from kzoo.training.protopnet import PrototypeTrainer, fit_in_stages
 from kzoo.training.prototype_case import PrototypeCaseTraining
 from kzoo.training.prototype_push import PushPrototypes, push_prototypes
@@ -32,9 +34,12 @@ __all__ = [
     "GlobalBatches",
     "GradientRegularization",
     "HypergradientTrainer",
+    "InstanceWiseRiskMinimization",
+    "JacobianDescent",
     "LearningRates",
     "Loop",
     "NonFiniteLossError",
+    "PrimalDualTraining",
     "PrototypeCaseTraining",
     "PrototypeTrainer",
     "PushPrototypes",

@@ -46,8 +46,8 @@ def _example(**options):
 class GAM(SeveralPasses):
     """Trains a model towards minima with small gradients all around, with any base optimizer.
 
-    A step costs about 6 gradients with exact Hessian products and 4 with differences, which only
-    multiply along gradients that are there anyway; with `sam_rho` one more.
+    A step costs about 6 gradients with exact Hessian products and 4 with differences; with
+    `sam_rho` one more.
 
     Args:
         model: the `keras.Model` to train.

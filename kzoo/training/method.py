@@ -19,6 +19,11 @@ class TrainingMethod(keras.Model):
         super().__init__(**kwargs)
         self.model = model
 
+    @property
+    def output_names(self):
+        """Those of the model, by which losses and metrics are named; of a functional model only."""
+        return self.model.output_names
+
     def build(self, input_shape):
         if not self.model.built:
             self.model.build(input_shape)

@@ -83,7 +83,8 @@ class Batch:
         moved = zip(
             method.trainable_variables, self.weights if weights is None else weights, strict=True
         )
-        with keras.StatelessScope(state_mapping=[*self._before, *moved]) as scope:
+        mapping = [*self._before, *moved]
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
             outputs = method(self.x, training=True)
             loss = method.compute_loss(
                 x=self.x,
@@ -124,6 +125,9 @@ class Batch:
         return sum_over_replicas([t if t is None else tf.cast(share, t.dtype) * t for t in tensors])
 
     def keep_state(self, kept):
-        """Leaves the model's state as the pass left it."""
-        for variable, _ in self._before:
-            variable.assign(kept.scope.get_current_value(variable))
+        """Leaves the model's state, and the losses of its outputs, as the pass left them."""
+        of_metrics = [v for metric in self._method.metrics for v in metric.variables]
+        for variable in (*(v for v, _ in self._before), *of_metrics):
+            value = kept.scope.get_current_value(variable)
+            if value is not None:
+                variable.assign(value)

@@ -174,15 +174,30 @@ def test_refuses_what_is_out_of_range():
         SAM(3)
 
 
-def test_regularized_layers(float64, rng):
-    # Without a radius it is the base optimizer, penalty included.
+class Added(keras.layers.Layer):
+    """Adds a loss of its own."""
+
+    def call(self, x):
+        self.add_loss(0.1 * tf.reduce_mean(x**2))
+        return x
+
+
+def test_penalties_of_layers_and_losses_of_outputs(float64, rng):
+    # Without a radius it is the base optimizer, whatever the loss is made of.
     x, y = rng.normal(size=(8, 3)), rng.normal(size=(8, 2))
-    kernels = []
+    kernels, histories = [], []
     for wrap in (lambda model: model, lambda model: SAM(model, rho=0.0)):
         keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2, kernel_regularizer="l2")])
+        inputs = keras.Input([3])
+        first = keras.layers.Dense(2, kernel_regularizer="l2", activity_regularizer="l1", name="a")
+        hidden = first(inputs)
+        second = keras.layers.Dense(2, name="b")(Added()(hidden))
+        model = keras.Model(inputs, [hidden, second])
         trainer = wrap(model)
-        trainer.compile(keras.optimizers.SGD(0.1), "mse")
-        trainer.fit(x, y, verbose=0)
+        trainer.compile(keras.optimizers.SGD(0.1), ["mse", "mae"])
+        histories.append(trainer.fit(x, [y, y], verbose=0, epochs=2).history)
         kernels.append(model.get_weights()[0])
     np.testing.assert_allclose(*kernels, rtol=1e-12)
+    assert sorted(histories[0]) == sorted(histories[1])
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], values, rtol=1e-9, err_msg=name)
