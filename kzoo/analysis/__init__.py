@@ -1,18 +1,66 @@
 """Instruments that look at a trained model."""
 
 from kzoo.analysis import plots
+from kzoo.analysis.conv_spectrum import (
+    conv_matrix,
+    conv_singular_values,
+    isometry_error,
+    orthogonal_conv_exists,
+)
+from kzoo.analysis.coordinate_check import CoordinateCheck, coordinate_check
 from kzoo.analysis.derivative_sensitivity import input_derivative_sensitivity, spearman_report
+from kzoo.analysis.directional_sharpness import compare_update_directions, directional_sharpness
 from kzoo.analysis.directions import Trajectory, filter_normalized_direction, pca_trajectory
+from kzoo.analysis.first_order_flatness import (
+    first_order_flatness,
+    hessian_trace,
+    interpolation_trace,
+)
 from kzoo.analysis.landscape import Surface, interpolate, loss_surface
+from kzoo.analysis.learning_rate_sweep import LearningRateSweep, learning_rate_sweep
+from kzoo.analysis.online_regret import adam_counterexample, online_regret
+from kzoo.analysis.sharpness import (
+    HessianOperator,
+    SharpnessTrajectory,
+    hessian_top_eigenvalues,
+    ntk_eigenvalues,
+)
+from kzoo.analysis.width_plots import (
+    plot_coordinate_check,
+    plot_learning_rate_sweep,
+    plot_sharpness,
+)
 
 __all__ = [
+    "CoordinateCheck",
+    "HessianOperator",
+    "LearningRateSweep",
+    "SharpnessTrajectory",
     "Surface",
     "Trajectory",
+    "adam_counterexample",
+    "compare_update_directions",
+    "conv_matrix",
+    "conv_singular_values",
+    "coordinate_check",
+    "directional_sharpness",
     "filter_normalized_direction",
+    "first_order_flatness",
+    "hessian_top_eigenvalues",
+    "hessian_trace",
     "input_derivative_sensitivity",
     "interpolate",
+    "interpolation_trace",
+    "isometry_error",
+    "learning_rate_sweep",
     "loss_surface",
+    "ntk_eigenvalues",
+    "online_regret",
+    "orthogonal_conv_exists",
     "pca_trajectory",
+    "plot_coordinate_check",
+    "plot_learning_rate_sweep",
+    "plot_sharpness",
     "plots",
     "spearman_report",
 ]

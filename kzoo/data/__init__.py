@@ -2,6 +2,7 @@
 
 from kzoo.data.augment import Augmentation, PerImage, RandomCropFlip
 from kzoo.data.block_mnist import block_linear, block_mnist
+from kzoo.data.boolean_xor import boolean_xor
 from kzoo.data.chaosmining import chaosmining_audio, chaosmining_symbolic, chaosmining_vision
 from kzoo.data.formulas import FORMULAS, Formula
 from kzoo.data.loading import available, load
@@ -22,6 +23,7 @@ __all__ = [
     "available",
     "block_linear",
     "block_mnist",
+    "boolean_xor",
     "chaosmining_audio",
     "chaosmining_symbolic",
     "chaosmining_vision",

@@ -3,6 +3,7 @@
 from kzoo.layers.arcface import ArcFaceHead, purify
 from kzoo.layers.prototype_distance import PrototypeDistance
 from kzoo.layers.prototype_patches import PrototypePatchSimilarity
+from kzoo.layers.scaled_dense import ScaledDense
 from kzoo.layers.tract import TrActConv2D, TrActDense, TrActPatchEmbed
 from kzoo.layers.tversky import TverskyFeatureBank, TverskyProjection, TverskySimilarity
 from kzoo.layers.tversky_input_domain import TverskyInputDomainProjection
@@ -11,6 +12,7 @@ __all__ = [
     "ArcFaceHead",
     "PrototypeDistance",
     "PrototypePatchSimilarity",
+    "ScaledDense",
     "TrActConv2D",
     "TrActDense",
     "TrActPatchEmbed",

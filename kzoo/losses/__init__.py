@@ -11,6 +11,12 @@ from kzoo.losses.prototype_patches import (
     trivial_discrimination_loss,
 )
 from kzoo.losses.spectral_decoupling import ClassSpectralDecoupling
+from kzoo.losses.spectral_risk import (
+    SpectralRisk,
+    risk_spectrum,
+    spectral_risk_value,
+    spectral_weights,
+)
 
 __all__ = [
     "ArcFaceLoss",
@@ -21,8 +27,12 @@ __all__ = [
     "PrototypeClusterLoss",
     "PrototypeSeparationLoss",
     "RRRLoss",
+    "SpectralRisk",
     "orthonormality_loss",
     "prototype_interpretability_terms",
+    "risk_spectrum",
+    "spectral_risk_value",
+    "spectral_weights",
     "support_closeness_loss",
     "trivial_discrimination_loss",
 ]

@@ -1,5 +1,7 @@
 """Architectures, with constructors that read like those of `keras.applications`."""
 
+from kzoo.models.abc_parametrization import ABCParametrization
+from kzoo.models.dcdm import DCDMNet
 from kzoo.models.densenet import (
     DenseNet,
     DenseNet121,
@@ -10,6 +12,8 @@ from kzoo.models.densenet import (
     DenseNetBC,
 )
 from kzoo.models.majority_vote import MajorityVoteEnsemble
+from kzoo.models.memorizing_two_layer import TwoLayerReLU, memorizing_two_layer, xor_two_layer
+from kzoo.models.mup import MupParametrization, MupVariable, base_shapes, mup_parametrize
 from kzoo.models.preact_resnet import (
     PreActResNet18,
     PreActResNet34,
@@ -29,6 +33,8 @@ from kzoo.models.resnet import ResNet18, ResNet34
 from kzoo.models.self_attention_tabular import SelfAttentionTabular
 
 __all__ = [
+    "ABCParametrization",
+    "DCDMNet",
     "DenseNet",
     "DenseNet121",
     "DenseNet161",
@@ -37,6 +43,8 @@ __all__ = [
     "DenseNet264",
     "DenseNetBC",
     "MajorityVoteEnsemble",
+    "MupParametrization",
+    "MupVariable",
     "PreActResNet18",
     "PreActResNet34",
     "PreActResNet50",
@@ -54,5 +62,10 @@ __all__ = [
     "ResNet34",
     "STProtoPNet",
     "SelfAttentionTabular",
+    "TwoLayerReLU",
+    "base_shapes",
+    "memorizing_two_layer",
+    "mup_parametrize",
     "similarity_maps",
+    "xor_two_layer",
 ]

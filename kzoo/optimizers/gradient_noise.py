@@ -14,6 +14,7 @@ import math
 import keras
 import tensorflow as tf
 
+from kzoo.ops.portable_random import fold_in, portable_normal
 from kzoo.optimizers.gradient_transform import GradientTransform
 from kzoo.optimizers.optimizer import check_range
 from kzoo.papers import Example, Paper, component
@@ -35,7 +36,7 @@ PAPER = Paper(
 
 
 def _example():
-    return {"base_optimizer": keras.optimizers.Adam(0.01), "eta": 0.01}
+    return {"base_optimizer": keras.optimizers.SGD(0.1, momentum=0.9), "eta": 0.01}
 
 
 @component(PAPER, example=Example(kwargs=_example))
@@ -86,18 +87,15 @@ class GradientNoise(GradientTransform):
             return gradients
         step = tf.cast(self.iterations, tf.float64)
         deviation = tf.sqrt(self.eta / (1.0 + step) ** self.gamma)
-        seed = tf.random.fold_in([self.seed, 0], self.iterations, alg="philox")
         return [
-            gradient + tf.cast(deviation, gradient.dtype) * self._noise(seed, variable, gradient)
+            gradient + tf.cast(deviation, gradient.dtype) * self._noise(gradient, variable)
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
 
-    def _noise(self, seed, variable, gradient):
-        # Of its place, not of its turn: variables without a gradient do not shift the others'.
-        seed = tf.random.fold_in(seed, self._get_variable_index(variable), alg="philox")
-        dtype = tf.float64 if gradient.dtype == tf.float64 else tf.float32
-        noise = tf.random.stateless_normal(tf.shape(gradient), seed, dtype=dtype, alg="philox")
-        return tf.cast(noise, gradient.dtype)
+    def _noise(self, gradient, variable):
+        # By the variable's place: one without a gradient does not shift the noise of the others.
+        seed = fold_in([self.seed, 0], self.iterations, self._get_variable_index(variable))
+        return portable_normal(tf.shape(gradient), seed, gradient.dtype)
 
     def get_config(self):
         return {**super().get_config(), "eta": self.eta, "gamma": self.gamma, "seed": self.seed}

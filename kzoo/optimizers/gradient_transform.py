@@ -45,6 +45,7 @@ class GradientTransform(Optimizer):
         # Past Keras's attribute tracking, which is not there yet: `weight_decay` is the base's.
         object.__setattr__(self, "base_optimizer", base_optimizer)
         super().__init__(**{**options, **kwargs})
+        object.__delattr__(self, "base_optimizer")
         self.base_optimizer = base_optimizer
         base_optimizer.use_ema = False
         for name in ("clipnorm", "global_clipnorm", "clipvalue", "loss_scale_factor"):
@@ -88,7 +89,7 @@ class GradientTransform(Optimizer):
         self.base_optimizer.exclude_from_weight_decay(var_list, var_names)
 
     def update_step(self, gradient, variable, learning_rate):
-        _rule(self).update_step(gradient, variable, learning_rate)
+        self._base_update_step(gradient, variable, learning_rate)
 
     def set_weights(self, weights):
         own = len(self._variables)
@@ -126,31 +127,24 @@ class GradientTransform(Optimizer):
         self.base_optimizer._apply_weight_decay(variables)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        grads = self.transform(grads, trainable_variables)
-        base = self.base_optimizer
-        step = super() if not isinstance(base, GradientTransform) else base
-        step._backend_update_step(grads, trainable_variables, learning_rate)
+        self.base_optimizer._backend_update_step(
+            self.transform(grads, trainable_variables), trainable_variables, learning_rate
+        )
 
-    def _lead(self, optimizer):
-        """Makes `optimizer`, and what it wraps, follow this one's counter and learning rate."""
+    def _lead(self, base):
+        """Makes the base optimizer follow this one, which alone talks to the outside."""
+        object.__setattr__(self, "_base_update_step", base.update_step)
         patches = {
-            "_iterations": self._iterations,
             # Looked up at every call: whoever wraps this optimizer may have replaced them.
+            "update_step": lambda *arguments: self.update_step(*arguments),
             "_get_current_learning_rate": lambda: self._get_current_learning_rate(),
+            "_all_reduce_sum_gradients": lambda pairs: pairs,
         }
-        if isinstance(optimizer, GradientTransform):
-            patches["update_step"] = lambda *arguments: self.update_step(*arguments)
-            patches["_all_reduce_sum_gradients"] = lambda pairs: pairs
-            self._lead(optimizer.base_optimizer)
         for name, value in patches.items():
-            object.__setattr__(optimizer, name, value)
-
-
-def _rule(optimizer):
-    """The optimizer inside all transforms."""
-    while isinstance(optimizer, GradientTransform):
-        optimizer = optimizer.base_optimizer
-    return optimizer
+            object.__setattr__(base, name, value)
+        while base is not None:
+            object.__setattr__(base, "_iterations", self._iterations)
+            base = getattr(base, "base_optimizer", None)
 
 
 def _learning_rate(optimizer):

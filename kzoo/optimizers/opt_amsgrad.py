@@ -61,15 +61,15 @@ def extrapolation_weights(sequence, regularization):
     largest = tf.reduce_max([tf.reduce_max(tf.abs(new - old)) for old, new in pairs])
     scale = tf.where(largest > 0, largest, tf.ones_like(largest))
     rows = tf.stack([tf.reshape((new - old) / scale, [-1]) for old, new in pairs])
-    gram = tf.matmul(rows, rows, transpose_b=True)
-    rounding = len(pairs) * np.finfo(dtype.as_numpy_dtype).eps * tf.linalg.trace(gram)
-    ridge = tf.maximum(regularization / scale / scale, rounding)
+    # What follows is tiny, and ill-conditioned.
+    gram = tf.cast(tf.matmul(rows, rows, transpose_b=True), tf.float64)
+    rounding = np.finfo(dtype.as_numpy_dtype).eps * tf.linalg.trace(gram)
+    ridge = tf.maximum(regularization / tf.square(tf.cast(scale, tf.float64)), rounding)
     # A constant sequence has no scale at all.
-    ridge = tf.where(largest > 0, ridge, tf.ones_like(ridge))
-    ridge = tf.minimum(ridge, dtype.max**0.25)
-    factor = tf.linalg.cholesky(gram + ridge * tf.eye(len(pairs), dtype=dtype))
-    z = tf.linalg.cholesky_solve(factor, tf.ones([len(pairs), 1], dtype))[:, 0]
-    return z / tf.reduce_sum(z)
+    ridge = tf.where(largest > 0, tf.minimum(ridge, 1e9), tf.ones_like(ridge))
+    factor = tf.linalg.cholesky(gram + ridge * tf.eye(len(pairs), dtype=tf.float64))
+    z = tf.linalg.cholesky_solve(factor, tf.ones([len(pairs), 1], tf.float64))[:, 0]
+    return tf.cast(z / tf.reduce_sum(z), dtype)
 
 
 def extrapolate(sequence, regularization):

@@ -86,6 +86,16 @@ class Optimizer(keras.optimizers.Optimizer):
         merge_call = tf.__internal__.distribute.interim.maybe_merge_call
         merge_call(update_if, tf.distribute.get_strategy(), finite, grads)
 
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        # As in Keras, less the reduction, which has come before the clipping.
+        variables = [getattr(variable, "value", variable) for variable in trainable_variables]
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            self._distributed_tf_update_step,
+            self._distribution_strategy,
+            list(zip(grads, variables, strict=True)),
+            learning_rate,
+        )
+
     @property
     def skipped_steps(self):
         """Number of steps that were left out, see `skip_nonfinite`; an int32 variable."""

@@ -5,11 +5,21 @@ from kzoo.regularizers.attribution_priors import (
     AttributionGraphLaplacian,
     AttributionTotalVariation,
 )
+from kzoo.regularizers.manifold_lipschitz import (
+    LaplacianPenalty,
+    heat_kernel_graph,
+    squared_local_gradients,
+)
+from kzoo.regularizers.orthogonal_conv import OrthogonalConv
 from kzoo.regularizers.spectral_decoupling import SpectralDecoupling
 
 __all__ = [
     "AttributionGini",
     "AttributionGraphLaplacian",
     "AttributionTotalVariation",
+    "LaplacianPenalty",
+    "OrthogonalConv",
     "SpectralDecoupling",
+    "heat_kernel_graph",
+    "squared_local_gradients",
 ]

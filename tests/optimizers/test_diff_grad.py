@@ -9,6 +9,10 @@ from tests.optimizers.reference import trajectory
 pytestmark = pytest.mark.paper("diffGrad: An Optimization Method for Convolutional Neural Networks")
 
 
+# Numbers that Keras takes through float32 unharmed; it adds epsilon elsewhere.
+EXACT = {"learning_rate": 1 / 8, "beta_1": 7 / 8, "beta_2": 63 / 64, "epsilon": 0.0}
+
+
 def by_the_formula(start, gradients, lr, b1, b2, eps, decay):
     """The paper's update, line by line."""
     w, m, v, before, weights = start.copy(), 0.0, 0.0, 0.0, []
@@ -39,25 +43,27 @@ def test_five_steps_computed_by_hand(float64):
     gradients = np.log(3) * np.array([1.0, 1.0, 2.0, 4.0, 4.0])[:, None]
     optimizer = DiffGrad(1.0, beta_1=0.0, beta_2=0.0, epsilon=0.0)
     weights = trajectory(optimizer, np.zeros(1), gradients)[:, 0]
-    np.testing.assert_allclose(weights, -np.cumsum([3 / 4, 1 / 2, 3 / 4, 9 / 10, 1 / 2]), rtol=1e-12)
+    np.testing.assert_allclose(
+        weights, -np.cumsum([3 / 4, 1 / 2, 3 / 4, 9 / 10, 1 / 2]), rtol=1e-12
+    )
 
 
 def test_a_constant_gradient_halves_adams_step(float64):
     gradients = np.tile([[0.3, -2.0]], (20, 1))
     ours, adam = (
-        np.diff(trajectory(optimizer, np.zeros(2), gradients), axis=0)
-        for optimizer in (DiffGrad(0.1), keras.optimizers.Adam(0.1, epsilon=1e-8))
+        np.diff(trajectory(make(**EXACT), np.zeros(2), gradients), axis=0)
+        for make in (DiffGrad, keras.optimizers.Adam)
     )
     np.testing.assert_allclose(ours, adam / 2, rtol=1e-6)
 
 
 def test_a_gradient_that_changes_much_makes_adams_step(float64, rng):
-    gradients = 100.0 * rng.normal(size=(20, 3)).cumsum(axis=0) * 50.0
+    gradients = rng.uniform(100.0, 200.0, size=(20, 3)) * (-1.0) ** np.arange(20)[:, None]
     ours, adam = (
-        trajectory(optimizer, np.zeros(3), gradients)
-        for optimizer in (DiffGrad(0.1), keras.optimizers.Adam(0.1, epsilon=1e-8))
+        trajectory(make(**EXACT), np.zeros(3), gradients)
+        for make in (DiffGrad, keras.optimizers.Adam)
     )
-    np.testing.assert_allclose(ours, adam, rtol=1e-6)
+    np.testing.assert_allclose(ours, adam, rtol=1e-9)
 
 
 def test_the_friction_is_not_part_of_the_averages(float64):
@@ -67,24 +73,6 @@ def test_the_friction_is_not_part_of_the_averages(float64):
         optimizer.apply([tf.constant([gradient], tf.float64)], [variable])
     assert float(optimizer._momentums[0][0]) == pytest.approx(1 / 8 + 1 / 4 + 3 / 2)
     assert float(optimizer._previous_gradients[0][0]) == 3.0
-
-
-def test_learns_the_digits_as_adam_does():
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    x = (x[:600] / 16).astype("float32")
-    losses = []
-    for optimizer in (DiffGrad(0.01), keras.optimizers.Adam(0.005)):
-        keras.utils.set_random_seed(0)
-        layers = [keras.Input([64]), keras.layers.Dense(32, "relu"), keras.layers.Dense(10)]
-        model = keras.Sequential(layers)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer, loss, jit_compile=True)
-        model.fit(x, y[:600], batch_size=100, epochs=8, verbose=0, shuffle=False)
-        losses.append(model.evaluate(x, y[:600], verbose=0))
-    # Where gradients are small the friction is 1/2 and diffGrad is Adam with half its rate.
-    assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
 def test_steps_in_bfloat16():

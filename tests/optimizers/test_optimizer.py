@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kzoo.optimizers import AdEMAMix, Grams
+from kzoo.optimizers import AdEMAMix, Grams, Optimizer
 from kzoo.training import Loop
 from tests.optimizers.reference import trajectory
 
@@ -79,3 +79,21 @@ def test_refuses_gradients_of_other_variables():
     optimizer.build([keras.Variable([1.0])])
     with pytest.raises(ValueError, match="different set of variables|Unknown variable"):
         optimizer.apply([tf.ones([1])], [keras.Variable([1.0])])
+
+
+class GradientDescent(Optimizer):
+    """w - lr g: unlike Adam's kin, it shows by how much a gradient was multiplied."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        self.assign_sub(variable, tf.cast(learning_rate, variable.dtype) * gradient)
+
+
+@pytest.mark.parametrize("skip_nonfinite", [False, True])
+def test_replicas_in_fit_sum_their_gradients_once(mirrored, skip_nonfinite):
+    with mirrored.scope():
+        dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        model = keras.Sequential([keras.Input([1]), dense])
+        model.compile(GradientDescent(0.1, skip_nonfinite=skip_nonfinite), "mse")
+    model.fit(np.ones([4, 1]), np.zeros([4, 1]), batch_size=4, verbose=0)
+    # The gradient of the mean of w^2 is 2.
+    assert dense.kernel.numpy()[0, 0] == pytest.approx(0.8)
