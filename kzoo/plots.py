@@ -1,7 +1,7 @@
 """Pictures of explanations and of training runs: NumPy arrays in, matplotlib figures out.
 
 Figures are made without `pyplot`, so they need no display and nothing keeps them alive: save one
-with `figure.savefig("picture.png")`. Needs the extra `kzoo[plots]`.
+with `figure.savefig("picture.png")`.
 """
 
 import math

@@ -1,7 +1,4 @@
-"""Pictures of loss surfaces. Each function returns a `matplotlib.figure.Figure` to save or show.
-
-They need the extra `kzoo[plots]`.
-"""
+"""Pictures of loss surfaces. Each function returns a `matplotlib.figure.Figure` to save or show."""
 
 import numpy as np
 

@@ -101,8 +101,7 @@ class HessianOperator:
 def hessian_top_eigenvalues(model, data, k=1, batch_size=256, tolerance=1e-4, seed=0):
     """The largest eigenvalues of the Hessian of a model's mean loss, by Lanczos.
 
-    For more than one call, or along a run, see `HessianOperator` and `SharpnessTrajectory`. Needs
-    SciPy (the extra `kzoo[explain]`).
+    For more than one call, or along a run, see `HessianOperator` and `SharpnessTrajectory`.
 
     Args:
         model, data, batch_size: see `HessianOperator`.

@@ -1,4 +1,4 @@
-"""Pictures of what changes with the width of a network; they need the extra `kzoo[plots]`."""
+"""Pictures of what changes with the width of a network."""
 
 import numpy as np
 

@@ -114,7 +114,7 @@ def plot_profile(profile, group_names, channels=10):
     """A sheet of the feature maps with the strongest contrasts, a row for each group.
 
     Red places are more active for the group than on average over the groups, blue ones less; all
-    have the same scale. Needs the extra `kzoo[plots]`.
+    have the same scale.
 
     Args:
         profile: a `LayerProfile` of a layer [batch, height, width, channels].

@@ -56,8 +56,7 @@ def export(
         rescale: (scale, offset) that take a uint8 pixel of `predict_bytes` to what the model was
             trained on: `scale * pixel + offset`. Defaults to 0..1.
         overlays: whether each explainer also gets a signature that takes JPEG or PNG bytes and
-            answers with the heat map laid over the picture, as PNG. Needs `kzoo[plots]`. Defaults
-            to False.
+            answers with the heat map laid over the picture, as PNG. Defaults to False.
         recipe: the resolved recipe of the run, for the card.
         papers: `Paper`s that the model is made of, for the card.
 

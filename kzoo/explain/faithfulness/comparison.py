@@ -124,7 +124,7 @@ class Comparison:
             rows: how many images.
 
         Returns:
-            `matplotlib.figure.Figure`; needs images, and the extra `kzoo[plots]`.
+            `matplotlib.figure.Figure`; needs images.
         """
         from kzoo.plots import explanation_sheet
 

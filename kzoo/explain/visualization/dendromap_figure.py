@@ -1,4 +1,4 @@
-"""A DendroMap as a still picture. Needs the extra `kzoo[plots]`."""
+"""A DendroMap as a still picture."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Contact sheets of feature visualisations. Needs the extra `kzoo[plots]`."""
+"""Contact sheets of feature visualisations."""
 
 import math
 
