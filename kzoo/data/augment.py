@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from kzoo.ops.map_fn import map_fn
+
 # Mix the examples of a batch, so that they are no function of one image and its seed.
 _MIXERS = (keras.layers.MixUp, keras.layers.CutMix)
 _PARALLEL_IMAGES = 16
@@ -91,7 +93,7 @@ class PerImage(Augmentation):
             name=_name(self.function),
         )
         output = function.structured_outputs
-        return tf.map_fn(
+        return map_fn(
             lambda image_and_seed: function(*image_and_seed),
             (images, seeds),
             fn_output_signature=tf.TensorSpec(output.shape, output.dtype),

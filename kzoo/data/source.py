@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
+from kzoo.ops.map_fn import map_fn
+
 _PARALLEL_DECODERS = 16
 
 
@@ -116,7 +118,7 @@ def decode_batch(source, features):
     """`source.decode` over a batch of features, as they are stored; in a graph or not."""
     if source.decode is None:
         return features
-    return tf.map_fn(
+    return map_fn(
         source.decode,
         features,
         fn_output_signature=source.input_spec,

@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from kzoo.ops.map_fn import map_fn
+
 _ALPHA = 0.5
 _PERCENTILE = 99.0
 
@@ -44,7 +46,7 @@ def overlay_png(image_bytes, attributions):
         return tf.io.encode_png(tf.image.convert_image_dtype(mixed, tf.uint8, saturate=True))
 
     pictures = (image_bytes, tf.cast(attributions, tf.float32))
-    return tf.map_fn(draw, pictures, fn_output_signature=tf.TensorSpec([], tf.string))
+    return map_fn(draw, pictures, fn_output_signature=tf.TensorSpec([], tf.string))
 
 
 def _plane(attribution):

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from kzoo.explain.graph import final_activation, input_structure, linear_output
+from kzoo.ops.map_fn import map_fn
 from kzoo.serving.check import ExportError
 from kzoo.serving.overlay import overlay_png
 
@@ -121,7 +122,7 @@ def _decode(image_bytes, spec, rescale):
         return tf.cast(scale * image + offset, spec.dtype)
 
     shape = tf.TensorSpec(spec.shape[1:], spec.dtype)
-    return tf.map_fn(decode, image_bytes, fn_output_signature=shape)
+    return map_fn(decode, image_bytes, fn_output_signature=shape)
 
 
 def _explain(explainer, specs):

@@ -31,6 +31,7 @@ from kzoo.losses.spectral_risk import (
     spectral_risk_value,
     spectral_weights,
 )
+from kzoo.ops.map_fn import map_fn
 from kzoo.papers import component
 
 
@@ -161,7 +162,7 @@ class Prospect:
 
     def _first_tables(self, weights, x, y, spectrum):
         """The losses, their ranks, q, rho, the gradients and their mean under rho."""
-        losses, gradients = tf.map_fn(
+        losses, gradients = map_fn(
             lambda row: self._loss_and_gradient(weights, *row),
             (x, y),
             fn_output_signature=(weights.dtype, weights.dtype),

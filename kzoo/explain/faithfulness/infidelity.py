@@ -32,6 +32,7 @@ from kzoo.explain.faithfulness.queries import (
     over_channels,
     query,
 )
+from kzoo.ops.map_fn import map_fn
 from kzoo.papers import Paper, component
 
 PAPER = Paper(
@@ -98,7 +99,7 @@ def infidelity(
         difference = x - make_baseline(baseline, x)
 
         def versions(step):
-            change = tf.map_fn(
+            change = map_fn(
                 lambda number: tf.broadcast_to(
                     draw(difference, tf.stack([seed, number])), tf.shape(difference)
                 ),

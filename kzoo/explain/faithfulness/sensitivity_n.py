@@ -24,6 +24,7 @@ from kzoo.explain.faithfulness.queries import (
     over_channels,
     query,
 )
+from kzoo.ops.map_fn import map_fn
 from kzoo.papers import Paper, component
 
 PAPER = Paper(
@@ -98,7 +99,7 @@ def random_subsets(shape, count, seed, step):
         # One draw for each step, so that it does not depend on the chunks.
         return tf.random.stateless_uniform([int(np.prod(shape))], [seed, number], alg="philox")
 
-    places = tf.map_fn(draw, step, fn_output_signature=tf.float32)
+    places = map_fn(draw, step, fn_output_signature=tf.float32)
     rank = tf.argsort(tf.argsort(places))
     return tf.reshape(rank < count[:, tf.newaxis], [-1, *shape])
 
