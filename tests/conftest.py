@@ -31,6 +31,8 @@ def _keras_state():
     yield
     keras.config.set_dtype_policy(policy)
     keras.config.set_floatx(floatx)
+    # What TensorFlow's own map_fn leaves behind where it raises, see `kzoo.ops.map_fn`.
+    tf.compat.v1.get_variable_scope()._caching_device = None
 
 
 @pytest.fixture
