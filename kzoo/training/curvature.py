@@ -20,8 +20,6 @@ def hessian_gradient_product(batch, direction=None, weights=None):
     """
     values = [tf.convert_to_tensor(w) for w in (batch.weights if weights is None else weights)]
     zero = tf.UnconnectedGradients.ZERO
-    # A replica without rows has the scale 0.
-    scale = tf.where(batch.scale > 0, batch.scale, tf.ones_like(batch.scale))
     with tf.GradientTape() as outer:
         outer.watch(values)
         with tf.GradientTape() as inner:
@@ -29,9 +27,9 @@ def hessian_gradient_product(batch, direction=None, weights=None):
             found = batch.forward(values)
             scaled = found.loss * tf.cast(batch.scale, found.loss.dtype)
         gradients = inner.gradient(scaled, values, unconnected_gradients=zero)
-    unscaled = [g / tf.cast(scale, g.dtype) for g in gradients]
+    unscaled = batch.unscaled(gradients)
     vectors = unscaled if direction is None else direction(unscaled)
     products = outer.gradient(
         gradients, values, output_gradients=vectors, unconnected_gradients=zero
     )
-    return unscaled, [p / tf.cast(scale, p.dtype) for p in products], found
+    return unscaled, batch.unscaled(products), found

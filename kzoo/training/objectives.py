@@ -23,8 +23,8 @@ class Objectives:
 
     def __init__(self, batch):
         self.batch = batch
-        # Of a replica without rows all gradients are 0, and so is its scale.
-        self._scale = tf.where(batch.scale > 0, batch.scale, tf.ones_like(batch.scale))
+        # Of a replica without rows all gradients are 0 by themselves.
+        self._scale = batch.nonzero_scale
         self._weights = [tf.convert_to_tensor(weight) for weight in batch.weights]
         with tf.GradientTape(persistent=True) as self._tape:
             self._tape.watch(self._weights)
@@ -51,11 +51,9 @@ class Objectives:
             missing = tf.maximum(1 - self.batch.rows, 0)
             by_row = tf.pad(self._row_products(), [[0, missing]])
         pieces = self._tape.jacobian(by_row, self._weights, parallel_iterations=chunk_size)
-        return {
-            index: self._unscaled(piece[: self.batch.rows])
-            for index, piece in enumerate(pieces)
-            if piece is not None
-        }
+        pieces = [None if piece is None else piece[: self.batch.rows] for piece in pieces]
+        unscaled = self.batch.unscaled(pieces)
+        return {index: piece for index, piece in enumerate(unscaled) if piece is not None}
 
     def penalty_gradients(self):
         """The gradients of all of the loss that does not come from the outputs."""
@@ -67,10 +65,7 @@ class Objectives:
 
     def _gradients(self, targets, upstream):
         found = self._tape.gradient(targets, self._weights, output_gradients=upstream)
-        return [None if g is None else self._unscaled(tf.convert_to_tensor(g)) for g in found]
-
-    def _unscaled(self, gradient):
-        return gradient / tf.cast(self._scale, gradient.dtype)
+        return self.batch.unscaled(found)
 
     def _row_products(self):
         """[rows], whose derivatives are those of the losses of the rows, times the scale."""

@@ -68,6 +68,8 @@ class Batch:
         self.weights = [weight.value for weight in method.trainable_variables]
         # Against underflow in half precision; `kzoo.training.Loop` adds the weight of the replica.
         self.scale = method.optimizer.scale_loss(tf.ones([], keras.config.floatx()))
+        # A replica without rows has the scale 0.
+        self.nonzero_scale = tf.where(self.scale > 0, self.scale, tf.ones_like(self.scale))
         self._method = method
         self._before = [(v, tf.identity(v.value)) for v in method.non_trainable_variables]
 
@@ -103,13 +105,12 @@ class Batch:
             found = self.forward(values)
             scaled = found.loss * tf.cast(self.scale, found.loss.dtype)
         gradients = tape.gradient(scaled, self.weights if values is None else values)
-        return [None if g is None else self._unscaled(g) for g in gradients], found
+        return self.unscaled(gradients), found
 
-    def _unscaled(self, gradient):
-        gradient = tf.convert_to_tensor(gradient)
-        # A replica without rows has the scale 0.
-        scale = tf.where(self.scale > 0, self.scale, tf.ones_like(self.scale))
-        return gradient / tf.cast(scale, gradient.dtype)
+    def unscaled(self, gradients):
+        """Gradients of the loss times `scale` as those of the loss; None stays None."""
+        tensors = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+        return [None if t is None else t / tf.cast(self.nonzero_scale, t.dtype) for t in tensors]
 
     def hessian_vector_product(self, vectors, weights=None):
         """(gradients, Hessian times `vectors`) of the loss; see `kzoo.ops.hessian`."""

@@ -8,6 +8,7 @@ from kzoo.analysis.first_order_flatness import (
     hessian_trace,
     interpolation_trace,
 )
+from tests.weights import Weights
 
 FLATNESS = pytest.mark.paper(
     "Gradient Norm Aware Minimization Seeks First-Order Flatness and Improves Generalization"
@@ -16,21 +17,6 @@ TRACE = pytest.mark.paper(
     "Sharpness Minimization Algorithms Do Not Only Minimize Sharpness To Achieve Better "
     "Generalization"
 )
-
-
-class Weights(keras.Model):
-    """Outputs w for every row, so that a loss can be any function of w."""
-
-    def __init__(self, start):
-        super().__init__()
-        self.w = self.add_weight(shape=[len(start)], initializer="zeros", name="w")
-        self.w.assign(start)
-
-    def build(self, input_shape):
-        self.built = True
-
-    def call(self, x):
-        return tf.zeros_like(x[:, :1]) + self.w
 
 
 def weights(*start):

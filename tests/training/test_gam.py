@@ -6,6 +6,7 @@ import tensorflow as tf
 from kzoo.training import SAM, Loop
 from kzoo.training.gam import GAM, AcceleratedGAM
 from kzoo.training.several_passes import Batch
+from tests.weights import Weights
 
 pytestmark = pytest.mark.paper(
     "Gradient Norm Aware Minimization Seeks First-Order Flatness and Improves Generalization"
@@ -13,21 +14,6 @@ pytestmark = pytest.mark.paper(
 
 HESSIAN = np.diag([1.0, 4.0, 9.0])
 START = np.array([1.0, -0.5, 0.3])
-
-
-class Weights(keras.Model):
-    """Outputs w for every row, so that a loss can be any function of w."""
-
-    def __init__(self, start):
-        super().__init__()
-        self.w = self.add_weight(shape=[len(start)], initializer="zeros", name="w")
-        self.w.assign(start)
-
-    def build(self, input_shape):
-        self.built = True
-
-    def call(self, x):
-        return tf.zeros_like(x[:, :1]) + self.w
 
 
 def half_quadratic(hessian):

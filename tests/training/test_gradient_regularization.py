@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from kzoo.training import Loop
 from kzoo.training.gradient_regularization import GradientRegularization
+from tests.weights import Weights
 
 pytestmark = pytest.mark.paper(
     "Understanding Gradient Regularization in Deep Learning: Efficient Finite-Difference "
@@ -14,21 +15,6 @@ pytestmark = pytest.mark.paper(
 METHODS = ("forward", "backward", "double")
 START = np.array([1.0, -0.5, 0.3])
 HESSIAN = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 3.0]])
-
-
-class Weights(keras.Model):
-    """Outputs w for every row, so that a loss can be any function of w."""
-
-    def __init__(self, start):
-        super().__init__()
-        self.w = self.add_weight(shape=[len(start)], initializer="zeros", name="w")
-        self.w.assign(start)
-
-    def build(self, input_shape):
-        self.built = True
-
-    def call(self, x):
-        return tf.zeros_like(x[:, :1]) + self.w
 
 
 def quadratic(_, w):

@@ -4,25 +4,11 @@ import pytest
 import tensorflow as tf
 
 from kzoo.training import SAM, Loop
+from tests.weights import Weights
 
 pytestmark = pytest.mark.paper(
     "Sharpness-Aware Minimization for Efficiently Improving Generalization"
 )
-
-
-class Quadratic(keras.Model):
-    """Outputs w for every row, so that a loss can be any function of w."""
-
-    def __init__(self, start):
-        super().__init__()
-        self.w = self.add_weight(shape=[len(start)], initializer="zeros", name="w")
-        self.w.assign(start)
-
-    def build(self, input_shape):
-        self.built = True
-
-    def call(self, x):
-        return tf.zeros_like(x[:, :1]) + self.w
 
 
 def one_step(model, loss, batch=4, **options):
@@ -44,7 +30,7 @@ def hessian(rng, float64):
 def test_gradient_of_a_quadratic(hessian, rng):
     # grad L(w + rho g / ||g||) with g = H w is H w + rho H H w / ||H w||.
     w = rng.normal(size=4)
-    model = Quadratic(w)
+    model = Weights(w)
     one_step(model, half_quadratic(hessian), rho=0.3)
     g = hessian @ w
     expected = w - 0.1 * (g + 0.3 * hessian @ g / np.linalg.norm(g))
@@ -53,7 +39,7 @@ def test_gradient_of_a_quadratic(hessian, rng):
 
 def test_adaptive_gradient_of_a_quadratic(hessian, rng):
     w = rng.normal(size=4)
-    model = Quadratic(w)
+    model = Weights(w)
     one_step(model, half_quadratic(hessian), rho=0.3, adaptive=True, eta=0.05)
     g, scale = hessian @ w, np.abs(w) + 0.05
     eps = 0.3 * scale**2 * g / np.linalg.norm(scale * g)
@@ -133,7 +119,7 @@ def test_replicas(float64, mirrored, rng, m_sharpness):
         return 0.5 * tf.reduce_sum(w * tf.linalg.matvec(hessian, w), axis=-1)
 
     with mirrored.scope():
-        model = Quadratic(w)
+        model = Weights(w)
         trainer = SAM(model, rho=0.3, m_sharpness=m_sharpness)
         trainer.compile(keras.optimizers.SGD(0.1), loss)
     rows = np.zeros([4, 1]), np.array([[0], [0], [1], [1]])
@@ -156,7 +142,7 @@ def test_moves_along_the_minima_to_the_flattest(float64):
 
     sharpness = {}
     for rho in (0.0, 0.2):
-        model = Quadratic(np.array([3.0, 0.4]))
+        model = Weights(np.array([3.0, 0.4]))
         trainer = SAM(model, rho=rho)
         trainer.compile(keras.optimizers.SGD(0.01), loss)
         trainer.fit(np.zeros([1000, 1]), np.zeros([1000, 1]), batch_size=1, epochs=3, verbose=0)
