@@ -2,7 +2,8 @@
 
 Each optimizer has variables and slots of its own and the same gradients, and is called as in
 training, from a tf.function. The floor of an optimizer is the number of bytes that it must read
-and write, over the rate of the best memory stream of all cores in the same run.
+and write, over the rate of the best memory stream of all cores in the same run. What a step may
+hold for itself is one temporary per tensor: the size of the weights.
 """
 
 import importlib.util
@@ -15,11 +16,16 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.measure import alternate, stream_gbs
+from benchmarks.peak import allocated, timed
 from benchmarks.report import main
 from kzoo import optimizers
 
 _ADAM = "keras Adam"
 _ADAM_XLA = "keras Adam, jit_compile=True"
+
+
+def _sgd():
+    return keras.optimizers.SGD(0.1, momentum=0.9)
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,14 @@ _OURS = {
     "CautiousAdamW": _Ours(optimizers.CautiousAdamW, 2),
     "CautiousLion": _Ours(optimizers.CautiousLion, 1),
     "AMSGrad": _Ours(optimizers.AMSGrad, 3),
+    "AdamNC": _Ours(optimizers.AdamNC, 2),
+    "OptAMSGrad": _Ours(optimizers.OptAMSGrad, 10),
     "DiffGrad": _Ours(optimizers.DiffGrad, 3, "DiffGrad"),
+    "GradientNoise over SGD": _Ours(lambda: optimizers.GradientNoise(_sgd()), 1),
+    "CoordinateClip over SGD": _Ours(lambda: optimizers.CoordinateClip(_sgd()), 1),
+    "LearningRateMultipliers over SGD": _Ours(
+        lambda: optimizers.LearningRateMultipliers(_sgd()), 1
+    ),
 }
 _OVER_FLOOR, _OVER_ADAM, _OVER_PEER = 2.0, 2.0, 3.0
 
@@ -67,6 +80,10 @@ def measure(options, report):
     report.add_fact("GB/s of the streams", {kind: round(rate, 1) for kind, rate in best.items()})
     parameters = sum(int(np.prod(shape)) for shape in shapes)
     _report(report, timings, parameters, 1e9 * max(best.values()))
+    for name in _OURS:
+        _, peak = timed(contenders[name], allocated)
+        ratio = 2**20 * peak / (4 * parameters)
+        report.add_ratio(f"{name}: memory of a step, over that of the weights", ratio, at_most=1)
 
 
 def resnet50_shapes():
@@ -86,9 +103,10 @@ def step(optimizer, gradients, jit_compile=False):
 
 
 def torch_steps(gradients):
-    """{name: step} of PyTorch's Adam and of pytorch_optimizer, where they are installed."""
-    if not importlib.util.find_spec("torch"):
+    """{name: step} of PyTorch's Adam and of pytorch_optimizer, where both are installed."""
+    if not all(map(importlib.util.find_spec, ("torch", "pytorch_optimizer"))):
         return {}
+    import pytorch_optimizer
     import torch
 
     torch.set_num_threads(os.cpu_count())
@@ -103,13 +121,9 @@ def torch_steps(gradients):
         "torch Adam, fused": torch.optim.Adam(weights(), fused=True).step,
         "torch Adam, foreach": torch.optim.Adam(weights(), foreach=True).step,
     }
-    if importlib.util.find_spec("pytorch_optimizer"):
-        import pytorch_optimizer
-
-        for ours in _OURS.values():
-            if ours.peer is not None:
-                cls = getattr(pytorch_optimizer, ours.peer)
-                steps[_peer(ours)] = cls(weights()).step
+    for ours in _OURS.values():
+        if ours.peer is not None:
+            steps[_peer(ours)] = getattr(pytorch_optimizer, ours.peer)(weights()).step
     return steps
 
 
