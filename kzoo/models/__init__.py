@@ -11,6 +11,7 @@ from kzoo.models.densenet import (
     DenseNet264,
     DenseNetBC,
 )
+from kzoo.models.feature_pyramid import feature_pyramid
 from kzoo.models.majority_vote import MajorityVoteEnsemble
 from kzoo.models.memorizing_two_layer import TwoLayerReLU, memorizing_two_layer, xor_two_layer
 from kzoo.models.mup import MupParametrization, MupVariable, base_shapes, mup_parametrize
@@ -31,6 +32,7 @@ from kzoo.models.prototype_case_net import PrototypeCaseNet
 from kzoo.models.recompute import RecomputeModel
 from kzoo.models.resnet import ResNet18, ResNet34
 from kzoo.models.self_attention_tabular import SelfAttentionTabular
+from kzoo.models.torch_weights import load_torch_weights, read_state_dict
 
 __all__ = [
     "ABCParametrization",
@@ -64,8 +66,11 @@ __all__ = [
     "SelfAttentionTabular",
     "TwoLayerReLU",
     "base_shapes",
+    "feature_pyramid",
+    "load_torch_weights",
     "memorizing_two_layer",
     "mup_parametrize",
+    "read_state_dict",
     "similarity_maps",
     "xor_two_layer",
 ]

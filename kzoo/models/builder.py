@@ -8,6 +8,7 @@ import pathlib
 import keras
 import numpy as np
 
+from kzoo.models.torch_weights import TORCH_SUFFIXES, is_torch_file, load_torch_weights
 from kzoo.ops.distribute import num_replicas
 
 # Of the kernel's fan-out, as the authors of both ResNet and DenseNet draw their weights.
@@ -33,12 +34,28 @@ def padded_conv(x, filters, kernel_size, name, strides=2, use_bias=False):
     return conv(filters, kernel_size, name, strides, use_bias, padding="valid")(pad(x))
 
 
-def bn_relu(x, name):
-    """Batch norm, synchronised where it is built for several replicas, and ReLU."""
-    x = keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=1.001e-5, synchronized=num_replicas() > 1, name=f"{name}bn"
+def batch_norm(x, name, momentum=0.9, epsilon=1.001e-5, **kwargs):
+    """Batch norm, synchronised where it is built for several replicas.
+
+    Args:
+        kwargs: of `keras.layers.BatchNormalization`.
+    """
+    return keras.layers.BatchNormalization(
+        momentum=momentum, epsilon=epsilon, synchronized=num_replicas() > 1, name=name, **kwargs
     )(x)
-    return keras.layers.Activation("relu", name=f"{name}relu")(x)
+
+
+def bn_relu(x, name):
+    """Batch norm and ReLU."""
+    return keras.layers.Activation("relu", name=f"{name}relu")(batch_norm(x, f"{name}bn"))
+
+
+def stage_end(x, level):
+    """Marks `x` as the output of a stage: the last feature map that is 2^level times smaller.
+
+    `kzoo.models.feature_pyramid` finds it by its name, also in a model that was loaded.
+    """
+    return keras.layers.Identity(name=f"P{level}")(x)
 
 
 def stem_pool(x):
@@ -78,6 +95,8 @@ def build_image_model(
     classifier_activation,
     name,
     application=None,
+    torch_names=None,
+    top=None,
     model_class=keras.Model,
 ):
     """Builds a classifier, or with `include_top=False` its body.
@@ -88,6 +107,10 @@ def build_image_model(
         min_size: least height and width for which no feature map becomes empty.
         application: name in `keras.applications` of the model whose "imagenet" weights fit; None
             if there is none.
+        torch_names: function from the name of a layer with weights to that of its module in
+            published PyTorch checkpoints, see `kzoo.models.torch_weights`; None if there are none.
+        top: function from the last feature map and `classes` to logits [batch, classes], where
+            that is not global average pooling and a dense layer.
         model_class: of the result: `keras.Model` or a class with its constructor.
 
     Raises:
@@ -95,15 +118,21 @@ def build_image_model(
     """
     x = _image(input_tensor, input_shape or default_shape, input_shape, min_size)
     _check_top(include_top, pooling, classes)
-    _check_weights(weights, application, name, include_top, classes, x.shape[-1])
-    outputs = _top(features(x), include_top, pooling, classes, classifier_activation)
+    _check_weights(weights, application, torch_names, name, include_top, classes, x.shape[-1])
     inputs = keras.utils.get_source_inputs(x)
+    x = features(x)
+    if include_top:
+        outputs = _classify(x, top, classes, classifier_activation)
+    else:
+        outputs = _pool(x, pooling)
     model = model_class(inputs[0] if len(inputs) == 1 else inputs, outputs, name=name)
     if weights == "imagenet":
         pretrained = getattr(keras.applications, application)(
             include_top=include_top, weights="imagenet"
         )
         model.set_weights(pretrained.get_weights())
+    elif is_torch_file(weights):
+        load_torch_weights(model, weights, torch_names)
     elif weights is not None:
         model.load_weights(weights)
     return model
@@ -154,15 +183,17 @@ def _check_top(include_top, pooling, classes):
         raise ValueError(f"`classes` must be a positive integer. Received: {classes!r}")
 
 
-def _check_weights(weights, application, name, include_top, classes, channels):
+def _check_weights(weights, application, torch_names, name, include_top, classes, channels):
     if weights is None:
         return
     if weights == "imagenet":
         _check_imagenet(application, name, include_top, classes, channels)
-    elif not str(weights).endswith((".keras", ".weights.h5")) or not pathlib.Path(weights).exists():
+        return
+    kinds = [".keras", ".weights.h5", *(TORCH_SUFFIXES if torch_names else ())]
+    if not str(weights).endswith(tuple(kinds)) or not pathlib.Path(weights).exists():
         raise ValueError(
-            '`weights` must be None, "imagenet" or the path of an existing .keras or .weights.h5 '
-            f"file. Received: {weights!r}"
+            '`weights` must be None, "imagenet" or the path of an existing '
+            f"{' or '.join(kinds)} file. Received: {weights!r}"
         )
 
 
@@ -170,7 +201,7 @@ def _check_imagenet(application, name, include_top, classes, channels):
     if application is None:
         raise ValueError(
             'weights="imagenet" exists for DenseNet121, DenseNet169, DenseNet201, PreActResNet50, '
-            f"PreActResNet101 and PreActResNet152. Received it for: {name}"
+            f"PreActResNet101, PreActResNet152 and InceptionResNetV2. Received it for: {name}"
         )
     if include_top and classes != 1000:
         raise ValueError(
@@ -180,14 +211,19 @@ def _check_imagenet(application, name, include_top, classes, channels):
         raise ValueError(f'weights="imagenet" need 3 channels. Received: {channels}')
 
 
-def _top(x, include_top, pooling, classes, classifier_activation):
-    if include_top:
-        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
-        # Outputs and losses stay in full precision under a mixed policy.
-        dtype = keras.backend.result_type(x.dtype, "float32")
-        return keras.layers.Dense(
-            classes, activation=classifier_activation, dtype=dtype, name="predictions"
-        )(x)
+def _classify(x, top, classes, classifier_activation):
+    # Outputs and losses stay in full precision under a mixed policy.
+    dtype = keras.backend.result_type(x.dtype, "float32")
+    if top is not None:
+        activation = keras.layers.Activation(classifier_activation, dtype=dtype, name="predictions")
+        return activation(top(x, classes))
+    x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    return keras.layers.Dense(
+        classes, activation=classifier_activation, dtype=dtype, name="predictions"
+    )(x)
+
+
+def _pool(x, pooling):
     if pooling == "avg":
         return keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     if pooling == "max":

@@ -12,9 +12,11 @@ arXiv 1608.06993; section 3 and table 1. `recompute=True` trains as in "Memory-E
 Implementation of DenseNets", Pleiss et al., 2017, arXiv 1707.06990.
 
 Deviations: the ImageNet models have the layers, their names and their order from
-`keras.applications`, whose weights they take; epsilon is 1.001e-5 everywhere. DenseNet-264 has the
-blocks of table 1, which make 265 layers.
+`keras.applications`, whose weights they take; epsilon is 1.001e-5 everywhere (torchvision: 1e-5).
+DenseNet-264 has the blocks of table 1, which make 265 layers.
 """
+
+import re
 
 import keras
 
@@ -25,6 +27,7 @@ from kzoo.models.builder import (
     conv,
     padded_conv,
     preprocess_copy,
+    stage_end,
     stem_pool,
 )
 from kzoo.models.recompute import RecomputeModel
@@ -71,14 +74,36 @@ def _dropout(x, rate, name):
     return keras.layers.Dropout(rate, name=name)(x) if rate else x
 
 
-def _dense_blocks(x, blocks, growth_rate, bottleneck, compression, dropout_rate=0.0):
-    """Dense blocks with transitions between them, named from "conv2" and "pool2" on."""
+def _dense_blocks(x, blocks, growth_rate, bottleneck, compression, level, dropout_rate=0.0):
+    """Dense blocks with transitions between them, named from "conv2" and "pool2" on.
+
+    Args:
+        level: how often the image was halved before the first of them.
+    """
     for stage, layers in enumerate(blocks, 2):
         if stage > 2:
+            x = stage_end(x, level + stage - 3)
             x = transition(x, compression, dropout_rate, f"pool{stage - 1}")
         for layer in range(1, layers + 1):
             x = dense_layer(x, growth_rate, bottleneck, dropout_rate, f"conv{stage}_block{layer}")
-    return bn_relu(x, "")
+    return stage_end(bn_relu(x, ""), level + len(blocks) - 1)
+
+
+def torchvision_name(layer):
+    """The names of a layer of an ImageNet model in torchvision's checkpoints, new and old."""
+    if layer == "predictions":
+        return "classifier"
+    if found := re.fullmatch(r"conv1_(conv|bn)", layer):
+        return {"conv": "features.conv0", "bn": "features.norm0"}[found[1]]
+    if found := re.fullmatch(r"pool(\d)_(conv|bn)", layer):
+        kind = {"conv": "conv", "bn": "norm"}[found[2]]
+        return f"features.transition{int(found[1]) - 1}.{kind}"
+    if found := re.fullmatch(r"conv(\d)_block(\d+)_(\d)_(conv|bn)", layer):
+        stage, block, step = (int(found[i]) for i in (1, 2, 3))
+        kind, number = ("conv", step) if found[4] == "conv" else ("norm", step + 1)
+        parent = f"features.denseblock{stage - 1}.denselayer{block}"
+        return f"{parent}.{kind}{number}", f"{parent}.{kind}.{number}"
+    return "features.norm5"
 
 
 def _model_class(recompute):
@@ -102,7 +127,8 @@ def _cifar_densenet(
 
     def features(x):
         x = conv(2 * growth_rate if bottleneck else 16, 3, "conv1_conv")(x)
-        return _dense_blocks(x, 3 * [layers], growth_rate, bottleneck, compression, dropout_rate)
+        blocks = 3 * [layers]
+        return _dense_blocks(x, blocks, growth_rate, bottleneck, compression, 0, dropout_rate)
 
     return build_image_model(
         features,
@@ -240,7 +266,7 @@ def _imagenet_densenet(title, blocks, growth_rate=32, stem_filters=64, applicati
     ):
         def features(x):
             x = bn_relu(padded_conv(x, stem_filters, 7, "conv1_conv"), "conv1_")
-            return _dense_blocks(stem_pool(x), blocks, growth_rate, True, compression=0.5)
+            return _dense_blocks(stem_pool(x), blocks, growth_rate, True, compression=0.5, level=2)
 
         return build_image_model(
             features,
@@ -255,6 +281,7 @@ def _imagenet_densenet(title, blocks, growth_rate=32, stem_filters=64, applicati
             classifier_activation=classifier_activation,
             name=name,
             application=application,
+            torch_names=torchvision_name,
             model_class=_model_class(recompute),
         )
 
@@ -263,9 +290,10 @@ def _imagenet_densenet(title, blocks, growth_rate=32, stem_filters=64, applicati
 
     Args:
         include_top: whether the classifier is part of the model; else it ends with the last ReLU.
-        weights: None for random ones, the path of a .keras or .weights.h5 file, or "imagenet"
-            (DenseNet121, 169 and 201 only: copied from `keras.applications`, which downloads them;
-            the input then needs `kzoo.models.densenet.preprocess_input`).
+        weights: None for random ones, the path of a .keras or .weights.h5 file or of a .pth or
+            .safetensors file of torchvision, or "imagenet" (DenseNet121, 169 and 201 only: copied
+            from `keras.applications`, which downloads them). The input then needs
+            `kzoo.models.densenet.preprocess_input`, torchvision's too.
         input_tensor: a Keras tensor to begin with instead of a new input.
         input_shape: (height, width, channels), defaults to (224, 224, 3). Height and width are at
             least 32 or None.

@@ -28,6 +28,7 @@ from kzoo.models.builder import (
     conv,
     padded_conv,
     preprocess_copy,
+    stage_end,
     stem_pool,
 )
 from kzoo.papers import Example, Paper, component
@@ -82,8 +83,12 @@ def residual_unit(x, convolutions, name, shortcut="identity", use_bias=False):
     return keras.layers.Add(name=f"{name}_out")([skip, y])
 
 
-def _paper_stages(x, units, widths, bottleneck):
-    """Stages of the given widths as in the paper; all but the first halve the map's size."""
+def _paper_stages(x, units, widths, bottleneck, level):
+    """Stages of the given widths as in the paper; all but the first halve the map's size.
+
+    Args:
+        level: how often the image was halved before the first of them.
+    """
     for stage, (count, width) in enumerate(zip(units, widths, strict=True), 2):
         for unit in range(1, count + 1):
             strides = 2 if stage > 2 and unit == 1 else 1
@@ -95,7 +100,9 @@ def _paper_stages(x, units, widths, bottleneck):
             if shortcut == "identity" and stage == 2 and unit == 1:
                 shortcut = "activation"
             x = residual_unit(x, convolutions, f"conv{stage}_block{unit}", shortcut)
-    return bn_relu(x, "post_")
+        if stage <= len(units):
+            x = stage_end(x, level + stage - 2)
+    return stage_end(bn_relu(x, "post_"), level + len(units) - 1)
 
 
 def _keras_stages(x, units):
@@ -103,11 +110,13 @@ def _keras_stages(x, units):
     for stage, (count, width) in enumerate(zip(units, (64, 128, 256, 512), strict=True), 2):
         for unit in range(1, count + 1):
             strides = 2 if stage < 5 and unit == count else 1
+            if strides == 2:
+                x = stage_end(x, stage)
             convolutions = [(width, 1, 1), (width, 3, strides), (4 * width, 1, 1)]
             shortcut = "projection" if unit == 1 else "identity"
             name = f"conv{stage}_block{unit}"
             x = residual_unit(x, convolutions, name, shortcut, use_bias=True)
-    return bn_relu(x, "post_")
+    return stage_end(bn_relu(x, "post_"), 5)
 
 
 @component(
@@ -155,7 +164,7 @@ def PreActResNetCIFAR(
     units = 3 * [blocks_per_stage(depth, 9 if bottleneck else 6, 2)]
 
     def features(x):
-        return _paper_stages(conv(16, 3, "conv1_conv")(x), units, (16, 32, 64), bottleneck)
+        return _paper_stages(conv(16, 3, "conv1_conv")(x), units, (16, 32, 64), bottleneck, level=0)
 
     return build_image_model(
         features,
@@ -207,7 +216,7 @@ def _imagenet_resnet(depth, units, bottleneck=True, application=None):
             x = stem_pool(padded_conv(x, 64, 7, "conv1_conv", use_bias=bottleneck))
             if bottleneck:
                 return _keras_stages(x, units)
-            return _paper_stages(x, units, (64, 128, 256, 512), bottleneck)
+            return _paper_stages(x, units, (64, 128, 256, 512), bottleneck, level=2)
 
         return build_image_model(
             features,

@@ -70,6 +70,8 @@ class _Interpreter:
             return self._normalize
         if _is_relu(operation):
             return _rectify
+        if type(operation) is keras.layers.Identity:
+            return lambda layer, value: value
         return _convolve if _is_convolution(operation) else None
 
     def _concatenate(self, layer, values):

@@ -16,10 +16,19 @@ padded with zeros); option B, its 34-layer net of table 3, has become the usual 
 1.001e-5 (torchvision: 1e-5).
 """
 
+import re
+
 import keras
 
-from kzoo.models.builder import bn_relu, build_image_model, conv, padded_conv, stem_pool
-from kzoo.ops.distribute import num_replicas
+from kzoo.models.builder import (
+    batch_norm,
+    bn_relu,
+    build_image_model,
+    conv,
+    padded_conv,
+    stage_end,
+    stem_pool,
+)
 from kzoo.papers import Paper, component
 
 PAPER = Paper(
@@ -34,17 +43,11 @@ def basic_block(x, filters, strides, name):
     """Returns ReLU(F(x) + W_s x), with `filters` maps, `strides` times smaller than `x`."""
     skip = x
     if strides > 1 or x.shape[-1] != filters:
-        skip = _batch_norm(conv(filters, 1, f"{name}_0_conv", strides)(x), f"{name}_0_bn")
+        skip = batch_norm(conv(filters, 1, f"{name}_0_conv", strides)(x), f"{name}_0_bn")
     y = bn_relu(padded_conv(x, filters, 3, f"{name}_1_conv", strides), f"{name}_1_")
-    y = _batch_norm(conv(filters, 3, f"{name}_2_conv")(y), f"{name}_2_bn")
+    y = batch_norm(conv(filters, 3, f"{name}_2_conv")(y), f"{name}_2_bn")
     y = keras.layers.Add(name=f"{name}_add")([skip, y])
     return keras.layers.Activation("relu", name=f"{name}_out")(y)
-
-
-def _batch_norm(x, name):
-    return keras.layers.BatchNormalization(
-        momentum=0.9, epsilon=1.001e-5, synchronized=num_replicas() > 1, name=name
-    )(x)
 
 
 def _features(blocks):
@@ -56,9 +59,23 @@ def _features(blocks):
             for block in range(1, count + 1):
                 strides = 2 if stage > 2 and block == 1 else 1
                 x = basic_block(x, filters, strides, f"conv{stage}_block{block}")
+            x = stage_end(x, stage)
         return x
 
     return features
+
+
+def torchvision_name(layer):
+    """The name of a layer in the checkpoints of torchvision."""
+    if found := re.fullmatch(r"conv1_(conv|bn)", layer):
+        return f"{found[1]}1"
+    if found := re.fullmatch(r"conv(\d)_block(\d+)_(\d)_(conv|bn)", layer):
+        stage, block, step = (int(found[i]) for i in (1, 2, 3))
+        parent = f"layer{stage - 1}.{block - 1}"
+        if step == 0:
+            return f"{parent}.downsample.{0 if found[4] == 'conv' else 1}"
+        return f"{parent}.{found[4]}{step}"
+    return "fc"
 
 
 def _imagenet_resnet(depth, blocks):
@@ -86,6 +103,7 @@ def _imagenet_resnet(depth, blocks):
             classes=classes,
             classifier_activation=classifier_activation,
             name=name,
+            torch_names=torchvision_name,
         )
 
     build.__name__ = build.__qualname__ = f"ResNet{depth}"
@@ -93,7 +111,8 @@ def _imagenet_resnet(depth, blocks):
 
     Args:
         include_top: whether the classifier is part of the model; else it ends with the last ReLU.
-        weights: None for random ones, or the path of a .keras or .weights.h5 file.
+        weights: None for random ones, or the path of a .keras or .weights.h5 file, or of a .pth or
+            .safetensors file of torchvision (whose preprocessing the input then needs).
         input_tensor: a Keras tensor to begin with instead of a new input.
         input_shape: (height, width, channels), defaults to (224, 224, 3). Height and width are any
             or None; 32 are halved to 1.

@@ -4,10 +4,20 @@ import pytest
 import tensorflow as tf
 
 import kzoo.models
-from kzoo.models import DenseNet, DenseNet121, DenseNet264, DenseNetBC
-from kzoo.models.densenet import preprocess_input
+from kzoo.models import DenseNet, DenseNet121, DenseNet264, DenseNetBC, load_torch_weights
+from kzoo.models.densenet import preprocess_input, torchvision_name
 
 pytestmark = pytest.mark.paper("Densely Connected Convolutional Networks")
+
+
+TORCH_WEIGHTS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
 
 
 def count(variables):
@@ -237,3 +247,39 @@ def test_preprocessing_keeps_the_callers_array(rng, kind):
 def test_refuses_impossible_arguments(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_names_of_torchvision(old):
+    """The layout of `torchvision.models.densenet121().state_dict()`, and of its older files."""
+    model = DenseNet121(input_shape=(32, 32, 3), classes=5)
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    expected = {"features.conv0.weight", "classifier.weight", "classifier.bias"}
+    expected |= {f"features.norm{i}.{each}" for i in (0, 5) for each in norm}
+    for block, layers in enumerate((6, 12, 24, 16), 1):
+        for layer in range(1, layers + 1):
+            parent, dot = f"features.denseblock{block}.denselayer{layer}", "." if old else ""
+            for i in (1, 2):
+                expected.add(f"{parent}.conv{dot}{i}.weight")
+                expected |= {f"{parent}.norm{dot}{i}.{each}" for each in norm}
+        if block < 4:
+            parent = f"features.transition{block}"
+            expected |= {f"{parent}.conv.weight", *(f"{parent}.norm.{each}" for each in norm)}
+    rng = np.random.default_rng(0)
+    state = dict.fromkeys(expected)
+    for weight in model.weights:
+        layer, kind = weight.path.split("/")
+        names = torchvision_name(layer)
+        module = names if isinstance(names, str) else names[1 if old else 0]
+        key = f"{module}.{TORCH_WEIGHTS[kind]}"
+        assert key in expected
+        shape = tuple(weight.shape)
+        order = (3, 2, 0, 1) if len(shape) == 4 else tuple(range(len(shape)))[::-1]
+        state[key] = rng.uniform(0.5, 1.5, np.transpose(np.empty(shape), order).shape)
+    assert {key for key, value in state.items() if value is None} == {
+        key for key in expected if key.endswith("num_batches_tracked")
+    }
+    load_torch_weights(model, state, torchvision_name)
+    kernel = model.get_layer("conv3_block2_2_conv").kernel
+    key = "features.denseblock2.denselayer2.conv" + (".2.weight" if old else "2.weight")
+    np.testing.assert_allclose(np.transpose(kernel, (3, 2, 0, 1)), state[key], rtol=1e-6)
