@@ -29,6 +29,8 @@ from kzoo.models import PreActResNetCIFAR
 _BUDGET = 10
 _FEWEST, _MOST = 2, 15
 
+_PEERS = "benchmarks.explain_peers"
+
 
 @dataclass(frozen=True)
 class Network:
@@ -182,9 +184,9 @@ def cases(small, large=None):
 def start_workers(folder, peers):
     """{library: `Worker`}; TensorFlow's libraries share one."""
     if peers is None:
-        return {"tf-keras-vis": Worker(sys.executable, "tensorflow", folder)}
-    tensorflow = Worker(peers, "tensorflow", folder)
-    captum = Worker(peers, "torch", folder)
+        return {"tf-keras-vis": Worker(sys.executable, _PEERS, "tensorflow", folder)}
+    tensorflow = Worker(peers, _PEERS, "tensorflow", folder)
+    captum = Worker(peers, _PEERS, "torch", folder)
     return {"tf-keras-vis": tensorflow, "xplique": tensorflow, "captum": captum}
 
 

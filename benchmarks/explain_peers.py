@@ -42,17 +42,17 @@ def noise_images(batch, size):
 
 
 class Worker:
-    """This module in a process of its own.
+    """A module such as this one in a process of its own.
 
     Args:
         python: path of the interpreter.
-        framework: "torch" or "tensorflow".
-        folder: see above.
+        module: its name.
+        arguments: of its command line.
     """
 
-    def __init__(self, python, framework, folder):
+    def __init__(self, python, module, *arguments):
         self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.explain_peers", framework, folder],
+            [python, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -75,14 +75,24 @@ class Worker:
 
 
 def main(framework, folder):
-    # Only answers go to the standard output, whatever a library prints.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     # All workers at once, while the first request is on its way.
     importlib.import_module(framework)
     torch = framework == "torch"
-    meter = resident if torch else allocated
-    make = functools.lru_cache(maxsize=2)(_captum if torch else functools.partial(_keras, folder))
+    make = _captum if torch else functools.partial(_keras, folder)
+    serve(make, resident if torch else allocated)
+
+
+def serve(make, meter):
+    """Answers the requests of a `Worker` until its input ends.
+
+    Args:
+        make: function from a request, as a line of JSON, to the function to time.
+        meter: `resident` or `allocated`.
+    """
+    # Only answers go to the standard output, whatever a library prints.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    make = functools.lru_cache(maxsize=2)(make)
     for line in sys.stdin:
         request = json.loads(line)
         with_peak = request.pop("with_peak")
