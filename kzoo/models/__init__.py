@@ -1,5 +1,9 @@
 """Architectures, with constructors that read like those of `keras.applications`."""
 
+from cross_stage_partial import cross_stage_partial
+from csp_densenet import CSPDenseNet
+from cspnet import CSPDarkNet53, CSPNet, CSPResNet50, CSPResNeXt50
+
 from kzoo.models.abc_parametrization import ABCParametrization
 from kzoo.models.dcdm import DCDMNet
 from kzoo.models.densenet import (
@@ -36,6 +40,11 @@ from kzoo.models.torch_weights import load_torch_weights, read_state_dict
 
 __all__ = [
     "ABCParametrization",
+    "CSPDarkNet53",
+    "CSPDenseNet",
+    "CSPNet",
+    "CSPResNeXt50",
+    "CSPResNet50",
     "DCDMNet",
     "DenseNet",
     "DenseNet121",
@@ -66,6 +75,7 @@ __all__ = [
     "SelfAttentionTabular",
     "TwoLayerReLU",
     "base_shapes",
+    "cross_stage_partial",
     "feature_pyramid",
     "load_torch_weights",
     "memorizing_two_layer",
