@@ -18,12 +18,23 @@ from kzoo.analysis.first_order_flatness import (
 )
 from kzoo.analysis.landscape import Surface, interpolate, loss_surface
 from kzoo.analysis.learning_rate_sweep import LearningRateSweep, learning_rate_sweep
+from kzoo.analysis.multiply_adds import multiply_adds
+from kzoo.analysis.neural_collapse import (
+    NeuralCollapse,
+    neural_collapse_metrics,
+    orthogonal_frame_distance,
+    orthogonal_frame_loss,
+)
 from kzoo.analysis.online_regret import adam_counterexample, online_regret
 from kzoo.analysis.sharpness import (
     HessianOperator,
     SharpnessTrajectory,
     hessian_top_eigenvalues,
     ntk_eigenvalues,
+)
+from kzoo.analysis.unconstrained_features import (
+    UnconstrainedFeatures,
+    minimize_unconstrained_features,
 )
 from kzoo.analysis.width_plots import (
     plot_coordinate_check,
@@ -35,9 +46,11 @@ __all__ = [
     "CoordinateCheck",
     "HessianOperator",
     "LearningRateSweep",
+    "NeuralCollapse",
     "SharpnessTrajectory",
     "Surface",
     "Trajectory",
+    "UnconstrainedFeatures",
     "adam_counterexample",
     "compare_update_directions",
     "conv_matrix",
@@ -54,9 +67,14 @@ __all__ = [
     "isometry_error",
     "learning_rate_sweep",
     "loss_surface",
+    "minimize_unconstrained_features",
+    "multiply_adds",
+    "neural_collapse_metrics",
     "ntk_eigenvalues",
     "online_regret",
     "orthogonal_conv_exists",
+    "orthogonal_frame_distance",
+    "orthogonal_frame_loss",
     "pca_trajectory",
     "plot_coordinate_check",
     "plot_learning_rate_sweep",

@@ -1,6 +1,7 @@
 """Layers. Each is used like any Keras layer."""
 
 from kzoo.layers.arcface import ArcFaceHead, purify
+from kzoo.layers.equiangular_head import EquiangularBasisHead, equiangular_vectors
 from kzoo.layers.prototype_distance import PrototypeDistance
 from kzoo.layers.prototype_patches import PrototypePatchSimilarity
 from kzoo.layers.scaled_dense import ScaledDense
@@ -10,6 +11,7 @@ from kzoo.layers.tversky_input_domain import TverskyInputDomainProjection
 
 __all__ = [
     "ArcFaceHead",
+    "EquiangularBasisHead",
     "PrototypeDistance",
     "PrototypePatchSimilarity",
     "ScaledDense",
@@ -20,5 +22,6 @@ __all__ = [
     "TverskyInputDomainProjection",
     "TverskyProjection",
     "TverskySimilarity",
+    "equiangular_vectors",
     "purify",
 ]

@@ -1,6 +1,7 @@
 """Losses. Each drops into `model.compile(loss=...)`."""
 
 from kzoo.losses.arcface import ArcFaceLoss
+from kzoo.losses.circle import CircleLoss, UnifiedPairLoss
 from kzoo.losses.guidance import EnergyLoss, L1Loss, PPCELoss, RRRLoss
 from kzoo.losses.prototype_interpretability import prototype_interpretability_terms
 from kzoo.losses.prototype_patches import (
@@ -17,9 +18,11 @@ from kzoo.losses.spectral_risk import (
     spectral_risk_value,
     spectral_weights,
 )
+from kzoo.losses.sup_con import SupervisedContrastiveLoss
 
 __all__ = [
     "ArcFaceLoss",
+    "CircleLoss",
     "ClassSpectralDecoupling",
     "EnergyLoss",
     "L1Loss",
@@ -28,6 +31,8 @@ __all__ = [
     "PrototypeSeparationLoss",
     "RRRLoss",
     "SpectralRisk",
+    "SupervisedContrastiveLoss",
+    "UnifiedPairLoss",
     "orthonormality_loss",
     "prototype_interpretability_terms",
     "risk_spectrum",

@@ -1,10 +1,9 @@
 """Architectures, with constructors that read like those of `keras.applications`."""
 
-from cross_stage_partial import cross_stage_partial
-from csp_densenet import CSPDenseNet
-from cspnet import CSPDarkNet53, CSPNet, CSPResNet50, CSPResNeXt50
-
 from kzoo.models.abc_parametrization import ABCParametrization
+from kzoo.models.cross_stage_partial import cross_stage_partial
+from kzoo.models.csp_densenet import CSPDenseNet
+from kzoo.models.cspnet import CSPDarkNet53, CSPNet, CSPResNet50, CSPResNeXt50
 from kzoo.models.dcdm import DCDMNet
 from kzoo.models.densenet import (
     DenseNet,
