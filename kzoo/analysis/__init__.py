@@ -23,7 +23,6 @@ from kzoo.analysis.neural_collapse import (
     NeuralCollapse,
     neural_collapse_metrics,
     orthogonal_frame_distance,
-    orthogonal_frame_loss,
 )
 from kzoo.analysis.online_regret import adam_counterexample, online_regret
 from kzoo.analysis.sharpness import (
@@ -35,6 +34,7 @@ from kzoo.analysis.sharpness import (
 from kzoo.analysis.unconstrained_features import (
     UnconstrainedFeatures,
     minimize_unconstrained_features,
+    orthogonal_frame_loss,
 )
 from kzoo.analysis.width_plots import (
     plot_coordinate_check,
