@@ -11,6 +11,7 @@ from kzoo.analysis.coordinate_check import CoordinateCheck, coordinate_check
 from kzoo.analysis.derivative_sensitivity import input_derivative_sensitivity, spearman_report
 from kzoo.analysis.directional_sharpness import compare_update_directions, directional_sharpness
 from kzoo.analysis.directions import Trajectory, filter_normalized_direction, pca_trajectory
+from kzoo.analysis.discretization_convergence import discretization_convergence, plot_convergence
 from kzoo.analysis.first_order_flatness import (
     first_order_flatness,
     hessian_trace,
@@ -57,6 +58,7 @@ __all__ = [
     "conv_singular_values",
     "coordinate_check",
     "directional_sharpness",
+    "discretization_convergence",
     "filter_normalized_direction",
     "first_order_flatness",
     "hessian_top_eigenvalues",
@@ -76,6 +78,7 @@ __all__ = [
     "orthogonal_frame_distance",
     "orthogonal_frame_loss",
     "pca_trajectory",
+    "plot_convergence",
     "plot_coordinate_check",
     "plot_learning_rate_sweep",
     "plot_sharpness",

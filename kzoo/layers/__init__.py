@@ -2,19 +2,40 @@
 
 from kzoo.layers.arcface import ArcFaceHead, purify
 from kzoo.layers.equiangular_head import EquiangularBasisHead, equiangular_vectors
+from kzoo.layers.grid_coordinates import GridCoordinates
+from kzoo.layers.grid_derivatives import GridDerivatives
+from kzoo.layers.hard_constraint import HardConstraintLeastSquares, linear_residual
+from kzoo.layers.integral_conv import DifferentialConv, IntegralConv
+from kzoo.layers.physics_moe import PhysicsMoE
 from kzoo.layers.prototype_distance import PrototypeDistance
 from kzoo.layers.prototype_patches import PrototypePatchSimilarity
+from kzoo.layers.quadrature_attention import QuadratureAttention
 from kzoo.layers.scaled_dense import ScaledDense
+from kzoo.layers.spectral_conv import SpectralConv
+from kzoo.layers.tensor_attention import (
+    TensorAttention,
+    tensor_attention_exact,
+    tensor_attention_polynomial,
+)
 from kzoo.layers.tract import TrActConv2D, TrActDense, TrActPatchEmbed
 from kzoo.layers.tversky import TverskyFeatureBank, TverskyProjection, TverskySimilarity
 from kzoo.layers.tversky_input_domain import TverskyInputDomainProjection
 
 __all__ = [
     "ArcFaceHead",
+    "DifferentialConv",
     "EquiangularBasisHead",
+    "GridCoordinates",
+    "GridDerivatives",
+    "HardConstraintLeastSquares",
+    "IntegralConv",
+    "PhysicsMoE",
     "PrototypeDistance",
     "PrototypePatchSimilarity",
+    "QuadratureAttention",
     "ScaledDense",
+    "SpectralConv",
+    "TensorAttention",
     "TrActConv2D",
     "TrActDense",
     "TrActPatchEmbed",
@@ -23,5 +44,8 @@ __all__ = [
     "TverskyProjection",
     "TverskySimilarity",
     "equiangular_vectors",
+    "linear_residual",
     "purify",
+    "tensor_attention_exact",
+    "tensor_attention_polynomial",
 ]

@@ -15,9 +15,12 @@ from kzoo.models.densenet import (
     DenseNetBC,
 )
 from kzoo.models.feature_pyramid import feature_pyramid
+from kzoo.models.fno import FNO
 from kzoo.models.majority_vote import MajorityVoteEnsemble
 from kzoo.models.memorizing_two_layer import TwoLayerReLU, memorizing_two_layer, xor_two_layer
 from kzoo.models.mup import MupParametrization, MupVariable, base_shapes, mup_parametrize
+from kzoo.models.neural_operator import to_neural_operator
+from kzoo.models.pi_hc_moe import PIHCMoE
 from kzoo.models.preact_resnet import (
     PreActResNet18,
     PreActResNet34,
@@ -38,6 +41,7 @@ from kzoo.models.self_attention_tabular import SelfAttentionTabular
 from kzoo.models.torch_weights import load_torch_weights, read_state_dict
 
 __all__ = [
+    "FNO",
     "ABCParametrization",
     "CSPDarkNet53",
     "CSPDenseNet",
@@ -55,6 +59,7 @@ __all__ = [
     "MajorityVoteEnsemble",
     "MupParametrization",
     "MupVariable",
+    "PIHCMoE",
     "PreActResNet18",
     "PreActResNet34",
     "PreActResNet50",
@@ -81,5 +86,6 @@ __all__ = [
     "mup_parametrize",
     "read_state_dict",
     "similarity_maps",
+    "to_neural_operator",
     "xor_two_layer",
 ]
