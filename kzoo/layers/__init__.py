@@ -2,11 +2,16 @@
 
 from kzoo.layers.arcface import ArcFaceHead, purify
 from kzoo.layers.equiangular_head import EquiangularBasisHead, equiangular_vectors
+from kzoo.layers.grassmann import GrassmannClassifier, Orthonormal
 from kzoo.layers.grid_coordinates import GridCoordinates
 from kzoo.layers.grid_derivatives import GridDerivatives
 from kzoo.layers.hard_constraint import HardConstraintLeastSquares, linear_residual
 from kzoo.layers.integral_conv import DifferentialConv, IntegralConv
 from kzoo.layers.physics_moe import PhysicsMoE
+from kzoo.layers.poincare import ExpMap0, FeatureClipping, LogMap0, MobiusAdd, TangentActivation
+from kzoo.layers.poincare_batch_norm import PoincareBatchNormalization
+from kzoo.layers.poincare_dense import HyperbolicMLR, PoincareConv2D, PoincareDense, PoincareMLR
+from kzoo.layers.poincare_initializers import PoincareIdentity, PoincareNormal
 from kzoo.layers.prototype_distance import PrototypeDistance
 from kzoo.layers.prototype_patches import PrototypePatchSimilarity
 from kzoo.layers.quadrature_attention import QuadratureAttention
@@ -25,16 +30,30 @@ __all__ = [
     "ArcFaceHead",
     "DifferentialConv",
     "EquiangularBasisHead",
+    "ExpMap0",
+    "FeatureClipping",
+    "GrassmannClassifier",
     "GridCoordinates",
     "GridDerivatives",
     "HardConstraintLeastSquares",
+    "HyperbolicMLR",
     "IntegralConv",
+    "LogMap0",
+    "MobiusAdd",
+    "Orthonormal",
     "PhysicsMoE",
+    "PoincareBatchNormalization",
+    "PoincareConv2D",
+    "PoincareDense",
+    "PoincareIdentity",
+    "PoincareMLR",
+    "PoincareNormal",
     "PrototypeDistance",
     "PrototypePatchSimilarity",
     "QuadratureAttention",
     "ScaledDense",
     "SpectralConv",
+    "TangentActivation",
     "TensorAttention",
     "TrActConv2D",
     "TrActDense",

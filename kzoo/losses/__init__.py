@@ -3,6 +3,7 @@
 from kzoo.losses.arcface import ArcFaceLoss
 from kzoo.losses.circle import CircleLoss, UnifiedPairLoss
 from kzoo.losses.guidance import EnergyLoss, L1Loss, PPCELoss, RRRLoss
+from kzoo.losses.hyperbolic import HyperbolicPairwiseConfusion
 from kzoo.losses.prototype_interpretability import prototype_interpretability_terms
 from kzoo.losses.prototype_patches import (
     PrototypeClusterLoss,
@@ -25,6 +26,7 @@ __all__ = [
     "CircleLoss",
     "ClassSpectralDecoupling",
     "EnergyLoss",
+    "HyperbolicPairwiseConfusion",
     "L1Loss",
     "PPCELoss",
     "PrototypeClusterLoss",

@@ -21,6 +21,7 @@ from kzoo.models.memorizing_two_layer import TwoLayerReLU, memorizing_two_layer,
 from kzoo.models.mup import MupParametrization, MupVariable, base_shapes, mup_parametrize
 from kzoo.models.neural_operator import to_neural_operator
 from kzoo.models.pi_hc_moe import PIHCMoE
+from kzoo.models.poincare_resnet import PoincareResNet, PoincareResNet20, PoincareResNet32
 from kzoo.models.preact_resnet import (
     PreActResNet18,
     PreActResNet34,
@@ -60,6 +61,9 @@ __all__ = [
     "MupParametrization",
     "MupVariable",
     "PIHCMoE",
+    "PoincareResNet",
+    "PoincareResNet20",
+    "PoincareResNet32",
     "PreActResNet18",
     "PreActResNet34",
     "PreActResNet50",

@@ -8,6 +8,7 @@ from kzoo.optimizers.coordinate_clip import CoordinateClip
 from kzoo.optimizers.diff_grad import DiffGrad
 from kzoo.optimizers.gradient_noise import GradientNoise
 from kzoo.optimizers.grams import Grams
+from kzoo.optimizers.grassmann import GrassmannSGD
 from kzoo.optimizers.learning_rate_multipliers import LearningRateMultipliers, layerwise_decay
 from kzoo.optimizers.opt_amsgrad import OptAMSGrad
 from kzoo.optimizers.optimizer import Optimizer, reduce_before_apply
@@ -24,6 +25,7 @@ __all__ = [
     "DiffGrad",
     "GradientNoise",
     "Grams",
+    "GrassmannSGD",
     "InverseSqrtDecay",
     "LearningRateMultipliers",
     "LinearDecay",

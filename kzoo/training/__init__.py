@@ -8,6 +8,7 @@ from kzoo.training.feature_inverter_gan import FeatureInverterGAN
 from kzoo.training.gam import GAM, AcceleratedGAM
 from kzoo.training.generative_causal import GenerativeCausalExplainer
 from kzoo.training.gradient_regularization import GradientRegularization
+from kzoo.training.hyp_one_class import HypOneClass, hyp_one_class_model
 from kzoo.training.hypergradient import HypergradientTrainer, decay_variables, l2_decay
 from kzoo.training.jacobian_descent import InstanceWiseRiskMinimization, JacobianDescent
 from kzoo.training.learning_rate_finder import LearningRates, find_learning_rate
@@ -33,6 +34,7 @@ __all__ = [
     "GenerativeCausalExplainer",
     "GlobalBatches",
     "GradientRegularization",
+    "HypOneClass",
     "HypergradientTrainer",
     "InstanceWiseRiskMinimization",
     "JacobianDescent",
@@ -47,6 +49,7 @@ __all__ = [
     "decay_variables",
     "find_learning_rate",
     "fit_in_stages",
+    "hyp_one_class_model",
     "l2_decay",
     "make_strategy",
     "push_prototypes",
