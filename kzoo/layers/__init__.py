@@ -6,14 +6,17 @@ from kzoo.layers.grassmann import GrassmannClassifier, Orthonormal
 from kzoo.layers.grid_coordinates import GridCoordinates
 from kzoo.layers.grid_derivatives import GridDerivatives
 from kzoo.layers.hard_constraint import HardConstraintLeastSquares, linear_residual
+from kzoo.layers.hypercomplex import PHMConv1D, PHMConv2D, PHMDense
 from kzoo.layers.integral_conv import DifferentialConv, IntegralConv
 from kzoo.layers.physics_moe import PhysicsMoE
 from kzoo.layers.poincare import ExpMap0, FeatureClipping, LogMap0, MobiusAdd, TangentActivation
 from kzoo.layers.poincare_batch_norm import PoincareBatchNormalization
 from kzoo.layers.poincare_dense import HyperbolicMLR, PoincareConv2D, PoincareDense, PoincareMLR
 from kzoo.layers.poincare_initializers import PoincareIdentity, PoincareNormal
+from kzoo.layers.power_norm import GroupScaling1D, PowerNormalization
 from kzoo.layers.prototype_distance import PrototypeDistance
 from kzoo.layers.prototype_patches import PrototypePatchSimilarity
+from kzoo.layers.quadratic import QuadraticConv2D, QuadraticDense, relinear_multipliers
 from kzoo.layers.quadrature_attention import QuadratureAttention
 from kzoo.layers.scaled_dense import ScaledDense
 from kzoo.layers.spectral_conv import SpectralConv
@@ -35,12 +38,16 @@ __all__ = [
     "GrassmannClassifier",
     "GridCoordinates",
     "GridDerivatives",
+    "GroupScaling1D",
     "HardConstraintLeastSquares",
     "HyperbolicMLR",
     "IntegralConv",
     "LogMap0",
     "MobiusAdd",
     "Orthonormal",
+    "PHMConv1D",
+    "PHMConv2D",
+    "PHMDense",
     "PhysicsMoE",
     "PoincareBatchNormalization",
     "PoincareConv2D",
@@ -48,8 +55,11 @@ __all__ = [
     "PoincareIdentity",
     "PoincareMLR",
     "PoincareNormal",
+    "PowerNormalization",
     "PrototypeDistance",
     "PrototypePatchSimilarity",
+    "QuadraticConv2D",
+    "QuadraticDense",
     "QuadratureAttention",
     "ScaledDense",
     "SpectralConv",
@@ -65,6 +75,7 @@ __all__ = [
     "equiangular_vectors",
     "linear_residual",
     "purify",
+    "relinear_multipliers",
     "tensor_attention_exact",
     "tensor_attention_polynomial",
 ]

@@ -20,6 +20,7 @@ from kzoo.models.majority_vote import MajorityVoteEnsemble
 from kzoo.models.memorizing_two_layer import TwoLayerReLU, memorizing_two_layer, xor_two_layer
 from kzoo.models.mup import MupParametrization, MupVariable, base_shapes, mup_parametrize
 from kzoo.models.neural_operator import to_neural_operator
+from kzoo.models.phc_resnet import PHCResNet
 from kzoo.models.pi_hc_moe import PIHCMoE
 from kzoo.models.poincare_resnet import PoincareResNet, PoincareResNet20, PoincareResNet32
 from kzoo.models.preact_resnet import (
@@ -60,6 +61,7 @@ __all__ = [
     "MajorityVoteEnsemble",
     "MupParametrization",
     "MupVariable",
+    "PHCResNet",
     "PIHCMoE",
     "PoincareResNet",
     "PoincareResNet20",
