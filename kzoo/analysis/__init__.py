@@ -17,6 +17,7 @@ from kzoo.analysis.first_order_flatness import (
     hessian_trace,
     interpolation_trace,
 )
+from kzoo.analysis.isometry_gap import isometry_gap
 from kzoo.analysis.landscape import Surface, interpolate, loss_surface
 from kzoo.analysis.learning_rate_sweep import LearningRateSweep, learning_rate_sweep
 from kzoo.analysis.multiply_adds import multiply_adds
@@ -67,6 +68,7 @@ __all__ = [
     "interpolate",
     "interpolation_trace",
     "isometry_error",
+    "isometry_gap",
     "learning_rate_sweep",
     "loss_surface",
     "minimize_unconstrained_features",

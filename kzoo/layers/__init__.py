@@ -2,6 +2,7 @@
 
 from kzoo.layers.arcface import ArcFaceHead, purify
 from kzoo.layers.equiangular_head import EquiangularBasisHead, equiangular_vectors
+from kzoo.layers.gdn import GDN, IGDN
 from kzoo.layers.grassmann import GrassmannClassifier, Orthonormal
 from kzoo.layers.grid_coordinates import GridCoordinates
 from kzoo.layers.grid_derivatives import GridDerivatives
@@ -19,6 +20,8 @@ from kzoo.layers.prototype_patches import PrototypePatchSimilarity
 from kzoo.layers.quadratic import QuadraticConv2D, QuadraticDense, relinear_multipliers
 from kzoo.layers.quadrature_attention import QuadratureAttention
 from kzoo.layers.scaled_dense import ScaledDense
+from kzoo.layers.shaped_activation import ShapedActivation, shaping_gains
+from kzoo.layers.spatial_transformer import SpatialTransformer
 from kzoo.layers.spectral_conv import SpectralConv
 from kzoo.layers.tensor_attention import (
     TensorAttention,
@@ -28,8 +31,11 @@ from kzoo.layers.tensor_attention import (
 from kzoo.layers.tract import TrActConv2D, TrActDense, TrActPatchEmbed
 from kzoo.layers.tversky import TverskyFeatureBank, TverskyProjection, TverskySimilarity
 from kzoo.layers.tversky_input_domain import TverskyInputDomainProjection
+from kzoo.layers.uncentered_batch_norm import UncenteredBatchNorm
 
 __all__ = [
+    "GDN",
+    "IGDN",
     "ArcFaceHead",
     "DifferentialConv",
     "EquiangularBasisHead",
@@ -62,6 +68,8 @@ __all__ = [
     "QuadraticDense",
     "QuadratureAttention",
     "ScaledDense",
+    "ShapedActivation",
+    "SpatialTransformer",
     "SpectralConv",
     "TangentActivation",
     "TensorAttention",
@@ -72,10 +80,12 @@ __all__ = [
     "TverskyInputDomainProjection",
     "TverskyProjection",
     "TverskySimilarity",
+    "UncenteredBatchNorm",
     "equiangular_vectors",
     "linear_residual",
     "purify",
     "relinear_multipliers",
+    "shaping_gains",
     "tensor_attention_exact",
     "tensor_attention_polynomial",
 ]

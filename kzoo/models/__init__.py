@@ -14,8 +14,10 @@ from kzoo.models.densenet import (
     DenseNet264,
     DenseNetBC,
 )
+from kzoo.models.depth_stable_mlp import DepthStableMLP
 from kzoo.models.feature_pyramid import feature_pyramid
 from kzoo.models.fno import FNO
+from kzoo.models.gdn_density import GDNDensity
 from kzoo.models.majority_vote import MajorityVoteEnsemble
 from kzoo.models.memorizing_two_layer import TwoLayerReLU, memorizing_two_layer, xor_two_layer
 from kzoo.models.mup import MupParametrization, MupVariable, base_shapes, mup_parametrize
@@ -58,6 +60,8 @@ __all__ = [
     "DenseNet201",
     "DenseNet264",
     "DenseNetBC",
+    "DepthStableMLP",
+    "GDNDensity",
     "MajorityVoteEnsemble",
     "MupParametrization",
     "MupVariable",
