@@ -18,6 +18,7 @@ from kzoo.analysis.first_order_flatness import (
     interpolation_trace,
 )
 from kzoo.analysis.isometry_gap import isometry_gap
+from kzoo.analysis.label_locus import label_locus, next_class_selection
 from kzoo.analysis.landscape import Surface, interpolate, loss_surface
 from kzoo.analysis.learning_rate_sweep import LearningRateSweep, learning_rate_sweep
 from kzoo.analysis.multiply_adds import multiply_adds
@@ -69,11 +70,13 @@ __all__ = [
     "interpolation_trace",
     "isometry_error",
     "isometry_gap",
+    "label_locus",
     "learning_rate_sweep",
     "loss_surface",
     "minimize_unconstrained_features",
     "multiply_adds",
     "neural_collapse_metrics",
+    "next_class_selection",
     "ntk_eigenvalues",
     "online_regret",
     "orthogonal_conv_exists",

@@ -2,13 +2,18 @@
 
 from kzoo.layers.arcface import ArcFaceHead, purify
 from kzoo.layers.equiangular_head import EquiangularBasisHead, equiangular_vectors
+from kzoo.layers.frechet_mean_head import FrechetMeanHead
 from kzoo.layers.gdn import GDN, IGDN
+from kzoo.layers.generalized_sum_pooling import GeneralizedSumPooling
 from kzoo.layers.grassmann import GrassmannClassifier, Orthonormal
 from kzoo.layers.grid_coordinates import GridCoordinates
 from kzoo.layers.grid_derivatives import GridDerivatives
 from kzoo.layers.hard_constraint import HardConstraintLeastSquares, linear_residual
 from kzoo.layers.hypercomplex import PHMConv1D, PHMConv2D, PHMDense
+from kzoo.layers.inception_depthwise_conv import InceptionDepthwiseConv2D
 from kzoo.layers.integral_conv import DifferentialConv, IntegralConv
+from kzoo.layers.layer_scale import LayerScale
+from kzoo.layers.mlp_conv import MLPConv2D
 from kzoo.layers.physics_moe import PhysicsMoE
 from kzoo.layers.poincare import ExpMap0, FeatureClipping, LogMap0, MobiusAdd, TangentActivation
 from kzoo.layers.poincare_batch_norm import PoincareBatchNormalization
@@ -20,6 +25,7 @@ from kzoo.layers.prototype_patches import PrototypePatchSimilarity
 from kzoo.layers.quadratic import QuadraticConv2D, QuadraticDense, relinear_multipliers
 from kzoo.layers.quadrature_attention import QuadratureAttention
 from kzoo.layers.scaled_dense import ScaledDense
+from kzoo.layers.scaled_residual import ScaledResidual
 from kzoo.layers.shaped_activation import ShapedActivation, shaping_gains
 from kzoo.layers.spatial_transformer import SpatialTransformer
 from kzoo.layers.spectral_conv import SpectralConv
@@ -41,14 +47,19 @@ __all__ = [
     "EquiangularBasisHead",
     "ExpMap0",
     "FeatureClipping",
+    "FrechetMeanHead",
+    "GeneralizedSumPooling",
     "GrassmannClassifier",
     "GridCoordinates",
     "GridDerivatives",
     "GroupScaling1D",
     "HardConstraintLeastSquares",
     "HyperbolicMLR",
+    "InceptionDepthwiseConv2D",
     "IntegralConv",
+    "LayerScale",
     "LogMap0",
+    "MLPConv2D",
     "MobiusAdd",
     "Orthonormal",
     "PHMConv1D",
@@ -68,6 +79,7 @@ __all__ = [
     "QuadraticDense",
     "QuadratureAttention",
     "ScaledDense",
+    "ScaledResidual",
     "ShapedActivation",
     "SpatialTransformer",
     "SpectralConv",

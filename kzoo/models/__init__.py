@@ -18,13 +18,25 @@ from kzoo.models.depth_stable_mlp import DepthStableMLP
 from kzoo.models.feature_pyramid import feature_pyramid
 from kzoo.models.fno import FNO
 from kzoo.models.gdn_density import GDNDensity
+from kzoo.models.inception_next import (
+    InceptionNeXt,
+    InceptionNeXtAtto,
+    InceptionNeXtBase,
+    InceptionNeXtSmall,
+    InceptionNeXtTiny,
+)
+from kzoo.models.inception_resnet import InceptionResNetV1, InceptionResNetV2
+from kzoo.models.inception_v4 import InceptionV4
 from kzoo.models.majority_vote import MajorityVoteEnsemble
 from kzoo.models.memorizing_two_layer import TwoLayerReLU, memorizing_two_layer, xor_two_layer
 from kzoo.models.mup import MupParametrization, MupVariable, base_shapes, mup_parametrize
+from kzoo.models.network_in_network import NetworkInNetwork
 from kzoo.models.neural_operator import to_neural_operator
+from kzoo.models.pf_resnet import ParameterFreeResNet, ResNet50Hybrid, ResNet50Max
 from kzoo.models.phc_resnet import PHCResNet
 from kzoo.models.pi_hc_moe import PIHCMoE
 from kzoo.models.poincare_resnet import PoincareResNet, PoincareResNet20, PoincareResNet32
+from kzoo.models.pool_vit import PoolViT
 from kzoo.models.preact_resnet import (
     PreActResNet18,
     PreActResNet34,
@@ -62,14 +74,25 @@ __all__ = [
     "DenseNetBC",
     "DepthStableMLP",
     "GDNDensity",
+    "InceptionNeXt",
+    "InceptionNeXtAtto",
+    "InceptionNeXtBase",
+    "InceptionNeXtSmall",
+    "InceptionNeXtTiny",
+    "InceptionResNetV1",
+    "InceptionResNetV2",
+    "InceptionV4",
     "MajorityVoteEnsemble",
     "MupParametrization",
     "MupVariable",
+    "NetworkInNetwork",
     "PHCResNet",
     "PIHCMoE",
+    "ParameterFreeResNet",
     "PoincareResNet",
     "PoincareResNet20",
     "PoincareResNet32",
+    "PoolViT",
     "PreActResNet18",
     "PreActResNet34",
     "PreActResNet50",
@@ -85,6 +108,8 @@ __all__ = [
     "RecomputeModel",
     "ResNet18",
     "ResNet34",
+    "ResNet50Hybrid",
+    "ResNet50Max",
     "STProtoPNet",
     "SelfAttentionTabular",
     "TwoLayerReLU",
