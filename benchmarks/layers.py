@@ -1,4 +1,4 @@
-"""What layers cost that stand in for a built-in one: forward and backward pass, over the built-in's.
+"""What layers cost that stand in for a built-in one: forward and backward pass, over its time.
 
 Each runs in a `tf.function` on batches of 32, with gradients of all weights and of the input.
 """
