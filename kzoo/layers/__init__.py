@@ -3,12 +3,14 @@
 from kzoo.layers.arcface import ArcFaceHead, purify
 from kzoo.layers.equiangular_head import EquiangularBasisHead, equiangular_vectors
 from kzoo.layers.frechet_mean_head import FrechetMeanHead
+from kzoo.layers.fused_parallel_conv import FusedParallelConv2D
 from kzoo.layers.gdn import GDN, IGDN
 from kzoo.layers.generalized_sum_pooling import GeneralizedSumPooling
 from kzoo.layers.grassmann import GrassmannClassifier, Orthonormal
 from kzoo.layers.grid_coordinates import GridCoordinates
 from kzoo.layers.grid_derivatives import GridDerivatives
 from kzoo.layers.hard_constraint import HardConstraintLeastSquares, linear_residual
+from kzoo.layers.hourglass_mlp import HourglassMLPBlock, RandomLift, ResidualMLPBlock
 from kzoo.layers.hypercomplex import PHMConv1D, PHMConv2D, PHMDense
 from kzoo.layers.inception_depthwise_conv import InceptionDepthwiseConv2D
 from kzoo.layers.integral_conv import DifferentialConv, IntegralConv
@@ -48,12 +50,14 @@ __all__ = [
     "ExpMap0",
     "FeatureClipping",
     "FrechetMeanHead",
+    "FusedParallelConv2D",
     "GeneralizedSumPooling",
     "GrassmannClassifier",
     "GridCoordinates",
     "GridDerivatives",
     "GroupScaling1D",
     "HardConstraintLeastSquares",
+    "HourglassMLPBlock",
     "HyperbolicMLR",
     "InceptionDepthwiseConv2D",
     "IntegralConv",
@@ -78,6 +82,8 @@ __all__ = [
     "QuadraticConv2D",
     "QuadraticDense",
     "QuadratureAttention",
+    "RandomLift",
+    "ResidualMLPBlock",
     "ScaledDense",
     "ScaledResidual",
     "ShapedActivation",

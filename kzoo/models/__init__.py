@@ -18,6 +18,7 @@ from kzoo.models.depth_stable_mlp import DepthStableMLP
 from kzoo.models.feature_pyramid import feature_pyramid
 from kzoo.models.fno import FNO
 from kzoo.models.gdn_density import GDNDensity
+from kzoo.models.hourglass_mlp import HourglassMLP, ResidualMLP
 from kzoo.models.inception_next import (
     InceptionNeXt,
     InceptionNeXtAtto,
@@ -32,6 +33,12 @@ from kzoo.models.memorizing_two_layer import TwoLayerReLU, memorizing_two_layer,
 from kzoo.models.mup import MupParametrization, MupVariable, base_shapes, mup_parametrize
 from kzoo.models.network_in_network import NetworkInNetwork
 from kzoo.models.neural_operator import to_neural_operator
+from kzoo.models.parallel_residual import (
+    ParallelResidual,
+    SequentialResidual,
+    second_order_term,
+    to_parallel,
+)
 from kzoo.models.pf_resnet import ParameterFreeResNet, ResNet50Hybrid, ResNet50Max
 from kzoo.models.phc_resnet import PHCResNet
 from kzoo.models.pi_hc_moe import PIHCMoE
@@ -52,6 +59,7 @@ from kzoo.models.preact_resnet import (
 from kzoo.models.protopnet import ProtoPNet, STProtoPNet, similarity_maps
 from kzoo.models.prototype_case_net import PrototypeCaseNet
 from kzoo.models.recompute import RecomputeModel
+from kzoo.models.residual_conv_net import ResidualConvNet
 from kzoo.models.resnet import ResNet18, ResNet34
 from kzoo.models.self_attention_tabular import SelfAttentionTabular
 from kzoo.models.torch_weights import load_torch_weights, read_state_dict
@@ -74,6 +82,7 @@ __all__ = [
     "DenseNetBC",
     "DepthStableMLP",
     "GDNDensity",
+    "HourglassMLP",
     "InceptionNeXt",
     "InceptionNeXtAtto",
     "InceptionNeXtBase",
@@ -88,6 +97,7 @@ __all__ = [
     "NetworkInNetwork",
     "PHCResNet",
     "PIHCMoE",
+    "ParallelResidual",
     "ParameterFreeResNet",
     "PoincareResNet",
     "PoincareResNet20",
@@ -110,8 +120,11 @@ __all__ = [
     "ResNet34",
     "ResNet50Hybrid",
     "ResNet50Max",
+    "ResidualConvNet",
+    "ResidualMLP",
     "STProtoPNet",
     "SelfAttentionTabular",
+    "SequentialResidual",
     "TwoLayerReLU",
     "base_shapes",
     "cross_stage_partial",
@@ -120,7 +133,9 @@ __all__ = [
     "memorizing_two_layer",
     "mup_parametrize",
     "read_state_dict",
+    "second_order_term",
     "similarity_maps",
     "to_neural_operator",
+    "to_parallel",
     "xor_two_layer",
 ]
