@@ -1,6 +1,7 @@
 """Layers. Each is used like any Keras layer."""
 
 from kzoo.layers.arcface import ArcFaceHead, purify
+from kzoo.layers.basis_layer import BasisLayer, trapezoid_weights
 from kzoo.layers.equiangular_head import EquiangularBasisHead, equiangular_vectors
 from kzoo.layers.frechet_mean_head import FrechetMeanHead
 from kzoo.layers.fused_parallel_conv import FusedParallelConv2D
@@ -28,6 +29,7 @@ from kzoo.layers.quadratic import QuadraticConv2D, QuadraticDense, relinear_mult
 from kzoo.layers.quadrature_attention import QuadratureAttention
 from kzoo.layers.scaled_dense import ScaledDense
 from kzoo.layers.scaled_residual import ScaledResidual
+from kzoo.layers.sensor_layout import RectangularSensorLayout
 from kzoo.layers.shaped_activation import ShapedActivation, shaping_gains
 from kzoo.layers.spatial_transformer import SpatialTransformer
 from kzoo.layers.spectral_conv import SpectralConv
@@ -45,6 +47,7 @@ __all__ = [
     "GDN",
     "IGDN",
     "ArcFaceHead",
+    "BasisLayer",
     "DifferentialConv",
     "EquiangularBasisHead",
     "ExpMap0",
@@ -83,6 +86,7 @@ __all__ = [
     "QuadraticDense",
     "QuadratureAttention",
     "RandomLift",
+    "RectangularSensorLayout",
     "ResidualMLPBlock",
     "ScaledDense",
     "ScaledResidual",
@@ -106,4 +110,5 @@ __all__ = [
     "shaping_gains",
     "tensor_attention_exact",
     "tensor_attention_polynomial",
+    "trapezoid_weights",
 ]

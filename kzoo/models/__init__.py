@@ -1,6 +1,7 @@
 """Architectures, with constructors that read like those of `keras.applications`."""
 
 from kzoo.models.abc_parametrization import ABCParametrization
+from kzoo.models.adafnn import AdaFNN
 from kzoo.models.cross_stage_partial import cross_stage_partial
 from kzoo.models.csp_densenet import CSPDenseNet
 from kzoo.models.cspnet import CSPDarkNet53, CSPNet, CSPResNet50, CSPResNeXt50
@@ -67,6 +68,7 @@ from kzoo.models.torch_weights import load_torch_weights, read_state_dict
 __all__ = [
     "FNO",
     "ABCParametrization",
+    "AdaFNN",
     "CSPDarkNet53",
     "CSPDenseNet",
     "CSPNet",

@@ -71,9 +71,12 @@ class _Blocks:
             for block in range(blocks):
                 strides = 2 if stage > 0 and block == 0 else 1
                 x = self.residual(x, filters, strides, f"conv{stage + 2}_block{block + 1}")
+            if stage == len(widths) - 1:
+                # What comes out of the body are tangent vectors.
+                x = LogMap0(self.curvature, name="logmap")(x)
             # As `stage_end` does, in the points' own precision.
             x = keras.layers.Identity(dtype=x.dtype, name=f"P{stage}")(x)
-        return LogMap0(self.curvature, name="logmap")(x)
+        return x
 
     def top(self, x, classes):
         x = keras.layers.GlobalAveragePooling2D(dtype=x.dtype, name="avg_pool")(x)

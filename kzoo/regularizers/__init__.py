@@ -5,6 +5,7 @@ from kzoo.regularizers.attribution_priors import (
     AttributionGraphLaplacian,
     AttributionTotalVariation,
 )
+from kzoo.regularizers.functional import FunctionalOrthogonality, FunctionalSparsity
 from kzoo.regularizers.manifold_lipschitz import (
     LaplacianPenalty,
     heat_kernel_graph,
@@ -17,6 +18,8 @@ __all__ = [
     "AttributionGini",
     "AttributionGraphLaplacian",
     "AttributionTotalVariation",
+    "FunctionalOrthogonality",
+    "FunctionalSparsity",
     "LaplacianPenalty",
     "OrthogonalConv",
     "SpectralDecoupling",

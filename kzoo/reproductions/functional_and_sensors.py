@@ -35,7 +35,9 @@ def adafnn_against_principal_components(seed):
     model = AdaFNN(grid, 1, 2, (32, 32), (32, 32), dropout_rate=0.0)
     components = PCA(2).fit(curves[train])
     scores = components.transform(curves) / np.sqrt(components.explained_variance_)
-    plain = keras.Sequential([*(keras.layers.Dense(32, "relu") for _ in "ab"), keras.layers.Dense(1)])
+    plain = keras.Sequential(
+        [*(keras.layers.Dense(32, "relu") for _ in "ab"), keras.layers.Dense(1)]
+    )
     numbers = {}
     for name, network, x in (("AdaFNN", model, curves), ("FPCA + network", plain, scores)):
         network.compile(keras.optimizers.Adam(3e-3), "mse")
