@@ -10,7 +10,7 @@ row of it divided by its sum, out = A_rows image A_columns'.
 "Differentiable Sensor Layouts for End-to-End Learning of Task-Specific Camera Parameters",
 Sommerhoff, Agnihotri, Saleh, Moeller, Keuper, Kolb, 2023, arXiv 2304.14736; its rectangular layout.
 
-Open choices: the softmax (the paper's parameterization only has to be monotone); no width is
+Open choices: the softmax (the paper's own parameterization may be another); no width is
 below `min_width` of the uniform one, so that no cell is empty in floating point. Where a boundary
 is on an edge of image pixels, its derivative is that to the side of the smaller coordinates. The
 curvilinear layout is left out.

@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
+from kzoo.analysis import multiply_adds
 from kzoo.models.cross_stage_partial import PAPER
 from kzoo.models.csp_densenet import CSPDenseNet
 from kzoo.reproductions.registry import reproduction
@@ -38,7 +39,7 @@ def csp_saves_computation(seed):
         keras.utils.set_random_seed(seed)
         model = CSPDenseNet(28, 8, stem_filters=64, input_shape=(8, 8, 1), **options)
         accuracy = _train(model, images, labels, train=450, seed=seed)
-        millions = _multiply_adds(model) / 1e6
+        millions = multiply_adds(model) / 1e6
         numbers[f"{name}: test accuracy"] = accuracy
         numbers[f"{name}: million multiply-adds"] = millions
         plain = numbers["DenseNet-BC: million multiply-adds"]
@@ -57,13 +58,3 @@ def _train(model, images, labels, train, seed):
     )
     model.fit(data, epochs=_EPOCHS, verbose=0)
     return float(model.evaluate(images[train:], labels[train:], batch_size=500, verbose=0)[1])
-
-
-def _multiply_adds(model):
-    """Of the convolutions and dense layers of a model, for one example."""
-    layers = keras.layers.Conv2D, keras.layers.Dense
-    return sum(
-        int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:-1]))
-        for layer in model.layers
-        if isinstance(layer, layers)
-    )
