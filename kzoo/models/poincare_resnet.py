@@ -87,7 +87,7 @@ class _Blocks:
 @component(
     PAPER,
     example=Example(
-        kwargs={"depth": 8, "widths": (4, 6, 8), "input_shape": (8, 8, 3)}, inputs=_images
+        kwargs={"depth": 6, "widths": (4, 6), "input_shape": (8, 8, 3)}, inputs=_images
     ),
 )
 def PoincareResNet(
@@ -106,8 +106,8 @@ def PoincareResNet(
     """A residual network in the Poincaré ball, for small images.
 
     Args:
-        depth: 6 n + 2 for n blocks in each of the three stages; the paper has 20 and 32.
-        widths: channels of the stages, three positive integers. Defaults to (8, 16, 32).
+        depth: 2 s n + 2 for s stages of n blocks each; the paper has 20 and 32, of three stages.
+        widths: channels of the stages, positive integers. Defaults to (8, 16, 32).
         curvature: c, above 0: the ball has the curvature -c. Defaults to 0.1.
         include_top: whether the classifier is part of the model; else it ends with the tangent
             vectors at the origin of the last feature map.
@@ -130,9 +130,9 @@ def PoincareResNet(
     Reference:
         van Spengler et al. (2023), arxiv.org/abs/2303.14027
     """
-    blocks = blocks_per_stage(depth, 6, 2)
-    if len(widths) != 3 or not all(isinstance(width, int) and width > 0 for width in widths):
-        raise ValueError(f"`widths` must be three positive integers. Received: {widths!r}")
+    if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
+        raise ValueError(f"`widths` must be positive integers. Received: {widths!r}")
+    blocks = blocks_per_stage(depth, 2 * len(widths), 2)
     layers = _Blocks(check_curvature(curvature, "curvature"))
     return build_image_model(
         lambda x: layers.features(x, widths, blocks),
