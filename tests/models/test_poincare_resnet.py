@@ -83,7 +83,7 @@ def test_preprocessing():
     [
         ({"depth": 21}, "20 and 26"),
         ({"depth": 8, "widths": (4, 0, 8)}, "`widths`"),
-        ({"depth": 8, "widths": (4, 8)}, "4 n + 2; the nearest are 6 and 10"),
+        ({"depth": 8, "widths": (4, 8)}, "the nearest are 6 and 10"),
         ({"depth": 8, "curvature": 0}, "`curvature`"),
     ],
 )
