@@ -3,6 +3,7 @@
 The arguments have the names and meanings of `keras.applications`. Images are channels last.
 """
 
+import functools
 import pathlib
 
 import keras
@@ -15,13 +16,14 @@ from kzoo.ops.distribute import num_replicas
 HE_FAN_OUT = {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"}
 
 
-def conv(filters, kernel_size, name, strides=1, use_bias=False, padding="same"):
+def conv(filters, kernel_size, name, strides=1, use_bias=False, padding="same", groups=1):
     """A `Conv2D` layer with He initialisation, without bias unless asked for."""
     return keras.layers.Conv2D(
         filters,
         kernel_size,
         strides=strides,
         padding=padding,
+        groups=groups,
         use_bias=use_bias,
         kernel_initializer=keras.initializers.VarianceScaling(**HE_FAN_OUT),
         name=name,
@@ -145,6 +147,15 @@ def preprocess_copy(preprocess, x):
         integer = not keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype))
         return preprocess(keras.ops.cast(x, keras.config.floatx()) if integer else x)
     return preprocess(np.array(x))
+
+
+def preprocess_as_torch(x):
+    """Scales RGB images in [0, 255], [..., 3], as weights from PyTorch expect; returns a copy.
+
+    Returns (x / 255 - mean) / deviation with the means and deviations of ImageNet's channels.
+    """
+    scale = functools.partial(keras.applications.imagenet_utils.preprocess_input, mode="torch")
+    return preprocess_copy(scale, x)
 
 
 def _image(input_tensor, shape, input_shape, min_size):

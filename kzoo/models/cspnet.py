@@ -17,10 +17,10 @@ import re
 import keras
 
 from kzoo.models.builder import (
-    HE_FAN_OUT,
     batch_norm,
     build_image_model,
-    preprocess_copy,
+    conv,
+    preprocess_as_torch,
     stage_end,
 )
 from kzoo.models.cross_stage_partial import PAPER, cross_stage_partial
@@ -30,12 +30,7 @@ from kzoo.papers import Example, component
 _LEAST = -65504.0
 
 
-def preprocess_input(x):
-    """Scales RGB images in [0, 255], [..., 3], as timm's weights expect; returns a copy.
-
-    Returns (x / 255 - mean) / deviation with the means and deviations of ImageNet's channels.
-    """
-    return preprocess_copy(keras.applications.densenet.preprocess_input, x)
+preprocess_input = preprocess_as_torch
 
 
 def _leaky_relu(x, name):
@@ -46,16 +41,8 @@ def _conv_norm_act(x, filters, kernel_size, name, strides=1, groups=1, activatio
     """A convolution padded evenly, batch norm, and leaky ReLU unless `activation` is False."""
     if strides > 1:
         x = keras.layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
-    x = keras.layers.Conv2D(
-        filters,
-        kernel_size,
-        strides=strides,
-        padding="valid" if strides > 1 else "same",
-        groups=groups,
-        use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(**HE_FAN_OUT),
-        name=f"{name}_conv",
-    )(x)
+    padding = "valid" if strides > 1 else "same"
+    x = conv(filters, kernel_size, f"{name}_conv", strides, padding=padding, groups=groups)(x)
     x = batch_norm(x, f"{name}_bn", epsilon=1e-5, **norm)
     return _leaky_relu(x, f"{name}_act") if activation else x
 

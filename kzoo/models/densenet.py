@@ -26,7 +26,7 @@ from kzoo.models.builder import (
     build_image_model,
     conv,
     padded_conv,
-    preprocess_copy,
+    preprocess_as_torch,
     stage_end,
     stem_pool,
 )
@@ -41,9 +41,7 @@ PAPER = Paper(
 )
 
 
-def preprocess_input(x):
-    """Scales RGB images in [0, 255], [..., 3], as the "imagenet" weights expect; returns a copy."""
-    return preprocess_copy(keras.applications.densenet.preprocess_input, x)
+preprocess_input = preprocess_as_torch
 
 
 def _images(rng, batch):

@@ -17,24 +17,16 @@ Open choices, all as in the authors' code: convolutions and dense layers have bi
 code. A stem of another stride, other depths and other ratios are for smaller images.
 """
 
-import functools
 import re
 
 import keras
 
 from kzoo.layers.inception_depthwise_conv import PAPER, InceptionDepthwiseConv2D
 from kzoo.layers.layer_scale import LayerScale
-from kzoo.models.builder import batch_norm, build_image_model, preprocess_copy, stage_end
+from kzoo.models.builder import batch_norm, build_image_model, preprocess_as_torch, stage_end
 from kzoo.papers import Example, component
 
-
-def preprocess_input(x):
-    """Scales RGB images in [0, 255], [..., 3], as the published weights expect; returns a copy.
-
-    Returns (x / 255 - mean) / deviation with the means and deviations of ImageNet's channels.
-    """
-    scale = functools.partial(keras.applications.imagenet_utils.preprocess_input, mode="torch")
-    return preprocess_copy(scale, x)
+preprocess_input = preprocess_as_torch
 
 
 def _normal():

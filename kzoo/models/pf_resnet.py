@@ -17,7 +17,6 @@ Deviations: epsilon of BN is 1.001e-5 (authors: 1e-5), and convolutions begin wi
 initialisation. The paper's deformable max-pooling, which learns where it looks, is left out.
 """
 
-import functools
 import re
 
 import keras
@@ -29,7 +28,7 @@ from kzoo.models.builder import (
     build_image_model,
     conv,
     padded_conv,
-    preprocess_copy,
+    preprocess_as_torch,
     stage_end,
     stem_pool,
 )
@@ -45,13 +44,7 @@ _TRAINED = ("conv", "pooled_conv", "depthwise")
 SPATIAL = ("max", "average", "identity", *_TRAINED)
 
 
-def preprocess_input(x):
-    """Scales RGB images in [0, 255], [..., 3], as the published weights expect; returns a copy.
-
-    Returns (x / 255 - mean) / deviation with the means and deviations of ImageNet's channels.
-    """
-    scale = functools.partial(keras.applications.imagenet_utils.preprocess_input, mode="torch")
-    return preprocess_copy(scale, x)
+preprocess_input = preprocess_as_torch
 
 
 def efficient_bottleneck(x, filters, name, strides=1, spatial="max", pool_norm=True):
