@@ -97,7 +97,12 @@ def test_models_config_serves(tmp_path, half_version, connect):
     file = tmp_path / "models.config"
     text = (SERVING / "models.config").read_text()
     file.write_text(text.replace("/models/digits_densenet", str(tmp_path / "models")))
-    with ModelServer(model_config_file=file, grpc_port=0, rest_port=0) as server:
+    with ModelServer(
+        model_config_file=file,
+        grpc_port=0,
+        rest_port=0,
+        allow_version_labels_for_unavailable_models=True,
+    ) as server:
         client = connect(server)
         answer = client.post("digits_densenet/labels/stable:predict", {"instances": [1]})
         client.close()

@@ -36,7 +36,12 @@ model_config_list {{
 def client(base_paths, connect, tmp_path_factory):
     file = tmp_path_factory.mktemp("config") / "models.config"
     file.write_text(CONFIG.format(**base_paths))
-    with ModelServer(model_config_file=file, grpc_port=0, rest_port=0) as server:
+    with ModelServer(
+        model_config_file=file,
+        grpc_port=0,
+        rest_port=0,
+        allow_version_labels_for_unavailable_models=True,
+    ) as server:
         client = connect(server)
         yield client
         client.close()

@@ -32,7 +32,11 @@ def client(base_paths, connect, tmp_path_factory):
     file = tmp_path_factory.mktemp("config") / "models.config"
     file.write_text(CONFIG.format(**base_paths))
     with ModelServer(
-        model_config_file=file, grpc_port=0, rest_port=0, rest_api_timeout_in_ms=1000
+        model_config_file=file,
+        grpc_port=0,
+        rest_port=0,
+        rest_api_timeout_in_ms=1000,
+        allow_version_labels_for_unavailable_models=True,
     ) as server:
         client = connect(server)
         yield client

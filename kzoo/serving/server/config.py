@@ -13,6 +13,17 @@ _PLATFORM = "tensorflow"
 _MAX_VERSION = 2**63 - 1
 
 
+def read(options):
+    """Returns the ModelServerConfig that `ServerOptions` ask for.
+
+    Raises:
+        ServingError: the file cannot be read or parsed.
+    """
+    if options.model_config_file is not None:
+        return read_config_file(options.model_config_file)
+    return single_model(options.model_name, options.base_path)
+
+
 def single_model(name, base_path):
     """Returns the ModelServerConfig of one model, which serves its latest version."""
     config = model_server_config_pb2.ModelServerConfig()

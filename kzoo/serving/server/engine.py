@@ -38,22 +38,23 @@ class LoadedModel:
         name: the model's name.
         version: its version number.
         path: the version directory.
-        tags: tags of the meta graph.
-        enable_model_warmup: replay the warm-up records of the SavedModel.
+        options: `ServerOptions`.
 
     Raises:
         ServingError: the SavedModel cannot be loaded, or a warm-up record failed.
     """
 
-    def __init__(self, name, version, path, tags=("serve",), enable_model_warmup=True):
+    def __init__(self, name, version, path, options):
         self.name = name
         self.version = version
         self._callables = {}
         self._lock = threading.Lock()
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         weakref.finalize(self, self._session.close)
-        self.signatures = dict(_load(self._session, path, tags).signature_def)
-        if enable_model_warmup:
+        self.signatures = dict(
+            _load(self._session, path, options.saved_model_tags.split(",")).signature_def
+        )
+        if options.enable_model_warmup:
             warmup.replay(self, path)
 
     def signature(self, name):
@@ -116,7 +117,7 @@ def _load(session, path, tags):
         )
     try:
         with runtime_errors(), session.graph.as_default():
-            return tf.compat.v1.saved_model.loader.load(session, list(tags), path)
+            return tf.compat.v1.saved_model.loader.load(session, tags, path)
     except (OSError, RuntimeError, ValueError, KeyError, DecodeError) as error:
         raise ServingError(Code.INTERNAL, f"Could not load {path}: {error}") from error
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from kzoo.serving.server import config as configuration
-from kzoo.serving.server.engine import LoadedModel
 from kzoo.serving.server.errors import (
     Code,
     ServingError,
@@ -36,26 +35,19 @@ class ModelManager:
     """The models of one server.
 
     Args:
-        config: ModelServerConfig.
-        file_system_poll_wait_seconds: seconds between looks at the base paths; 0 looks once.
-        allow_version_labels_for_unavailable_models: accept labels of versions that are not loaded.
-        enable_model_warmup: replay warm-up records on load.
+        options: `ServerOptions`.
+        load: function from (name, version, path) to what serves the version; it raises a
+            `ServingError` if it cannot.
 
     Raises:
         ServingError: the configuration is invalid.
     """
 
-    def __init__(
-        self,
-        config,
-        file_system_poll_wait_seconds=1.0,
-        allow_version_labels_for_unavailable_models=True,
-        enable_model_warmup=True,
-    ):
-        self._models = configuration.validated_models(config)
-        self._poll_seconds = file_system_poll_wait_seconds
-        self._allow_any_label = allow_version_labels_for_unavailable_models
-        self._warmup = enable_model_warmup
+    def __init__(self, options, load):
+        self._models = configuration.validated_models(configuration.read(options))
+        self._poll_seconds = options.file_system_poll_wait_seconds
+        self._allow_any_label = options.allow_version_labels_for_unavailable_models
+        self._load_version = load
         self._available = {name: {} for name in self._models}
         self._states = {name: {} for name in self._models}
         self._updating = threading.Lock()
@@ -101,7 +93,7 @@ class ModelManager:
                     log.error("File system access error: %s", error.message)
 
     def find(self, name, version=None, label=None):
-        """Returns the `LoadedModel` for a request.
+        """Returns what serves a request, as `load` made it.
 
         Args:
             name: the model's name.
@@ -196,7 +188,7 @@ class ModelManager:
         states[version] = VersionState(ModelVersionStatus.LOADING)
         log.info("Loading {name: %s version: %d} from %s", name, version, path)
         try:
-            model = LoadedModel(name, version, path, enable_model_warmup=self._warmup)
+            model = self._load_version(name, version, path)
         except ServingError as error:
             log.error("Servable {name: %s version: %d} cannot be loaded: %s", name, version, error)
             # A fresh error: the one caught holds on to the half-loaded model.

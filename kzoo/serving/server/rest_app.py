@@ -30,7 +30,6 @@ from kzoo.serving.server.rest_response import encode_outputs
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 2**31 - 1
 _MAX_INT64 = 2**63 - 1
 _API = re.compile(r"/v1/.*", re.IGNORECASE)
 _MODEL = r"(?:/versions/([0-9]+)|/labels/([^/:]+))?"
@@ -44,15 +43,15 @@ class RestApp:
     Args:
         manager: `ModelManager`.
         pool: executor that the requests run in.
-        timeout: seconds after which a request is answered with 504.
-        max_concurrent_requests: more than so many at once are answered with 429.
+        options: `ServerOptions`.
     """
 
-    def __init__(self, manager, pool, timeout=30.0, max_concurrent_requests=1024):
+    def __init__(self, manager, pool, options):
         self._manager = manager
         self._pool = pool
-        self._timeout = timeout
-        self._limit = max_concurrent_requests
+        self._timeout = options.rest_api_timeout_in_ms / 1000
+        self._limit = options.max_concurrent_requests
+        self._max_body_bytes = options.max_body_bytes
         self._running = 0
 
     async def __call__(self, scope, receive, send):
@@ -74,7 +73,7 @@ class RestApp:
         try:
             if self._running > self._limit:
                 raise ServingError(Code.RESOURCE_EXHAUSTED, "Too many concurrent requests")
-            body = await _read(request)
+            body = await _read(request, self._max_body_bytes)
             loop = asyncio.get_running_loop()
             work = loop.run_in_executor(self._pool, self._process, request.method, path, body)
             async with asyncio.timeout(self._timeout):
@@ -125,19 +124,19 @@ class RestApp:
         return encode_outputs(outputs, signature.outputs, row)
 
 
-async def _read(request):
+async def _read(request, limit):
     """Returns the body; gzip is inflated, what cannot be inflated counts as empty."""
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > MAX_BODY_BYTES:
+        if size > limit:
             raise ServingError(Code.RESOURCE_EXHAUSTED, "The request body is too large")
         chunks.append(chunk)
     body = b"".join(chunks)
     if "gzip" not in request.headers.get("content-encoding", ""):
         return body
     try:
-        return zlib.decompressobj(wbits=31).decompress(body, MAX_BODY_BYTES)
+        return zlib.decompressobj(wbits=31).decompress(body, limit)
     except zlib.error:
         return b""
 

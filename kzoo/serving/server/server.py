@@ -10,16 +10,18 @@ import grpc
 import uvicorn
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from kzoo.serving.server import config as configuration
-from kzoo.serving.server.errors import Code, ServingError, invalid_argument
+from kzoo.serving.server.engine import LoadedModel
+from kzoo.serving.server.errors import Code, ServingError
 from kzoo.serving.server.grpc_service import ModelService, PredictionService
 from kzoo.serving.server.manager import ModelManager
+from kzoo.serving.server.options import ServerOptions
 from kzoo.serving.server.rest_app import RestApp
 
 log = logging.getLogger(__name__)
 
 _INT32_MAX = 2**31 - 1
 _START_SECONDS = 30.0
+_THREADS = 4 * (os.cpu_count() or 1)
 
 
 class ModelServer:
@@ -33,69 +35,25 @@ class ModelServer:
     Args:
         model_name: the name of the single model.
         base_path: its absolute base path, which holds one sub-directory per version.
-        model_config_file: a ModelServerConfig in text format, instead of the two above.
-        grpc_port: TCP port of the gRPC API; 0 picks a free one.
-        rest_port: TCP port of the REST API; 0 picks a free one.
-        host: address to listen on.
-        file_system_poll_wait_seconds: seconds between looks for new versions; 0 looks once.
-        allow_version_labels_for_unavailable_models: accept version labels at start-up, when no
-            version is loaded yet.
-        enable_serialization_as_tensor_content: gRPC answers hold `tensor_content` instead of
-            `float_val` and its like.
-        enable_model_warmup: replay the warm-up records of a SavedModel when it is loaded.
-        rest_api_timeout_in_ms: a REST request is answered with 504 after this time.
-        num_threads: threads of each API; None for four per CPU.
-        max_concurrent_requests: requests of each API beyond this number are refused with
-            RESOURCE_EXHAUSTED.
+        grpc_port, rest_port: TCP ports of the two APIs; here 0 picks a free one, None turns the
+            API off.
+        options: the other fields of `ServerOptions`, above all `model_config_file` instead of the
+            two above.
 
     Raises:
-        ServingError: the arguments or the configuration file are invalid.
+        ServingError: an option or a configuration file is invalid.
     """
 
-    def __init__(
-        self,
-        model_name="default",
-        base_path=None,
-        model_config_file=None,
-        grpc_port=8500,
-        rest_port=8501,
-        host="127.0.0.1",
-        *,
-        file_system_poll_wait_seconds=1.0,
-        allow_version_labels_for_unavailable_models=True,
-        enable_serialization_as_tensor_content=False,
-        enable_model_warmup=True,
-        rest_api_timeout_in_ms=30_000,
-        num_threads=None,
-        max_concurrent_requests=1024,
-    ):
-        if (base_path is None) == (model_config_file is None):
-            raise invalid_argument(
-                "Exactly one of `base_path` and `model_config_file` must be given. Received: "
-                f"base_path={base_path!r}, model_config_file={model_config_file!r}"
-            )
-        config = (
-            configuration.single_model(model_name, base_path)
-            if model_config_file is None
-            else configuration.read_config_file(model_config_file)
-        )
-        self._manager = ModelManager(
-            config,
-            file_system_poll_wait_seconds=file_system_poll_wait_seconds,
-            allow_version_labels_for_unavailable_models=(
-                allow_version_labels_for_unavailable_models
-            ),
-            enable_model_warmup=enable_model_warmup,
-        )
-        self._host = host
-        self._grpc_port = _checked_port("grpc_port", grpc_port)
-        self._rest_port = _checked_port("rest_port", rest_port)
-        self._as_content = enable_serialization_as_tensor_content
-        self._rest_timeout = rest_api_timeout_in_ms / 1000
-        self._threads = num_threads or 4 * (os.cpu_count() or 1)
-        self._limit = max_concurrent_requests
+    def __init__(self, model_name="default", base_path=None, **options):
+        self.options = ServerOptions(model_name=model_name, base_path=base_path, **options)
+        self._manager = ModelManager(self.options, self._load)
+        self._grpc_port = self.options.grpc_port
+        self._rest_port = self.options.rest_port
         self._grpc = self._rest = None
         self._stopped = threading.Event()
+
+    def _load(self, name, version, path):
+        return LoadedModel(name, version, path, self.options)
 
     @property
     def grpc_port(self):
@@ -120,8 +78,10 @@ class ModelServer:
         """
         try:
             self._manager.start()
-            self._start_grpc()
-            self._start_rest()
+            if self._grpc_port is not None:
+                self._start_grpc()
+            if self._rest_port is not None:
+                self._start_rest()
         except BaseException:
             self.stop(grace=0)
             raise
@@ -149,49 +109,51 @@ class ModelServer:
 
     def _start_grpc(self):
         server = grpc.server(
-            concurrent.futures.ThreadPoolExecutor(self._threads, "kzoo-grpc"),
+            concurrent.futures.ThreadPoolExecutor(
+                self.options.grpc_max_threads or _THREADS, "kzoo-grpc"
+            ),
             options=[
                 ("grpc.max_send_message_length", _INT32_MAX),
                 ("grpc.max_receive_message_length", _INT32_MAX),
                 ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
             ],
-            maximum_concurrent_rpcs=self._limit,
+            maximum_concurrent_rpcs=self.options.max_concurrent_requests,
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(self._manager, self._as_content), server
+            PredictionService(self._manager, self.options.enable_serialization_as_tensor_content),
+            server,
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(self._manager), server
         )
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        host = f"[{self.options.host}]" if ":" in self.options.host else self.options.host
         try:
             self._grpc_port = server.add_insecure_port(f"{host}:{self._grpc_port}")
         except RuntimeError as error:
-            raise _port_taken("gRPC", self._host, self._grpc_port, error) from error
+            raise _port_taken("gRPC", self.options.host, self._grpc_port, error) from error
         server.start()
         self._grpc = server
         log.info("Running gRPC ModelServer at %s:%d ...", host, self._grpc_port)
 
     def _start_rest(self):
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        family = socket.AF_INET6 if ":" in self.options.host else socket.AF_INET
         try:
-            listener = socket.create_server((self._host, self._rest_port), family=family)
+            listener = socket.create_server((self.options.host, self._rest_port), family=family)
         except OSError as error:
-            raise _port_taken("REST", self._host, self._rest_port, error) from error
+            raise _port_taken("REST", self.options.host, self._rest_port, error) from error
         self._rest_port = listener.getsockname()[1]
-        self._rest = _RestServer(
-            self._manager, listener, self._threads, self._rest_timeout, self._limit
-        )
-        log.info("Exporting HTTP/REST API at: %s:%d ...", self._host, self._rest_port)
+        self._rest = _RestServer(self._manager, listener, self.options)
+        log.info("Exporting HTTP/REST API at: %s:%d ...", self.options.host, self._rest_port)
 
 
 class _RestServer:
     """uvicorn in a thread of its own, around the REST application."""
 
-    def __init__(self, manager, listener, threads, timeout, limit):
+    def __init__(self, manager, listener, options):
+        threads = options.rest_api_num_threads or _THREADS
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, "kzoo-rest")
         config = uvicorn.Config(
-            RestApp(manager, self._pool, timeout, limit),
+            RestApp(manager, self._pool, options),
             http="httptools",
             loop="uvloop",
             ws="none",
@@ -222,12 +184,6 @@ class _RestServer:
         self._server.should_exit = True
         self._thread.join()
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _checked_port(name, port):
-    if not isinstance(port, int) or not 0 <= port <= 65535:
-        raise invalid_argument(f"`{name}` must be an integer in 0..65535. Received: {port!r}")
-    return port
 
 
 def _port_taken(api, host, port, error):
