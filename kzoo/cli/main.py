@@ -6,7 +6,16 @@ import sys
 
 import typer
 
-from kzoo.cli import explain, export, find_learning_rate, register, reproduce, serve, train
+from kzoo.cli import (
+    bench_serve,
+    explain,
+    export,
+    find_learning_rate,
+    register,
+    reproduce,
+    serve,
+    train,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +27,7 @@ app.command(no_args_is_help=True)(train.train)
 app.command(no_args_is_help=True)(find_learning_rate.find_lr)
 app.command(no_args_is_help=True)(export.export)
 app.command()(serve.serve)
+app.command(no_args_is_help=True)(bench_serve.bench_serve)
 app.command(no_args_is_help=True)(explain.explain)
 app.command()(reproduce.reproduce)
 app.command()(register.papers)

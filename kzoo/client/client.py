@@ -83,6 +83,23 @@ class Client:
 
         return self._predict(signature_name, arrays, outputs, timeout)
 
+    def encode(self, inputs, signature_name="serving_default", outputs=None):
+        """Returns the request that `predict` would send, for programs that send it themselves.
+
+        Returns:
+            (URL, body): "grpc://host:port" and a serialized PredictRequest, or the "http://..."
+            to post to and its JSON, as bytes.
+
+        Raises:
+            InvalidArgument, NotFound, ServingError: as `predict`.
+        """
+
+        def arrays(signature):
+            return named_arrays(inputs, signature, list(signature.inputs))
+
+        request = self._request(signature_name, arrays, outputs, self._deadline(None))
+        return self._server.encode(signature_name, *request)
+
     def explain(self, method, inputs, target=None, outputs=None, timeout=None, **request):
         """Asks why: calls the signature `explain_<method>`.
 
@@ -186,12 +203,7 @@ class Client:
 
     def _predict(self, signature_name, arrays, outputs, timeout):
         deadline = self._deadline(timeout)
-
-        def prepared(signatures):
-            signature = self._signature(signatures, signature_name)
-            return signature, arrays(signature), output_names(outputs, signature)
-
-        request = self._prepare(prepared, deadline)
+        request = self._request(signature_name, arrays, outputs, deadline)
         try:
             return self._call(
                 lambda deadline: self._server.predict(signature_name, *request, deadline),
@@ -202,8 +214,14 @@ class Client:
             self._signatures = None
             raise
 
-    def _prepare(self, prepared, deadline):
-        """`prepared(signatures)` with those known, and if they do not fit, with fresh ones."""
+    def _request(self, signature_name, arrays, outputs, deadline):
+        """(signature, {input: array}, outputs), checked against the signatures known, and if they
+        do not fit, against fresh ones."""
+
+        def prepared(signatures):
+            signature = self._signature(signatures, signature_name)
+            return signature, arrays(signature), output_names(outputs, signature)
+
         known = self._signatures
         if known is not None:
             try:

@@ -1,7 +1,7 @@
 """The errors of both transports: one class per canonical code."""
 
 
-class ServingError(Exception):
+class ServingError(RuntimeError):
     """What a server, or the way to it, answered instead of a result.
 
     Args:

@@ -14,7 +14,7 @@ from kzoo.client.metadata import (
 )
 from kzoo.client.tensor_protos import from_proto, to_proto
 
-_OPTIONS = {
+CHANNEL_OPTIONS = {
     "grpc.max_send_message_length": -1,
     "grpc.max_receive_message_length": -1,
     # The client counts its attempts itself, and a new connection must be tried by the next one.
@@ -26,6 +26,9 @@ _OPTIONS = {
     "grpc.enable_http_proxy": 0,
     "grpc.use_local_subchannel_pool": 1,
 }
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
 
 class GrpcTransport:
@@ -39,29 +42,36 @@ class GrpcTransport:
     """
 
     def __init__(self, target, model, version=None, label=None):
+        self._target = target
         self._model = model
         self._version = version
         self._label = label
-        self._channel = grpc.insecure_channel(target, options=list(_OPTIONS.items()))
-        self._predict = self._method("PredictionService/Predict", protocol.PredictResponse)
-        self._metadata = self._method(
-            "PredictionService/GetModelMetadata", protocol.GetModelMetadataResponse
-        )
-        self._status = self._method("ModelService/GetModelStatus", protocol.GetModelStatusResponse)
+        self._channel = grpc.insecure_channel(target, options=list(CHANNEL_OPTIONS.items()))
+        self._predict = self._method(PREDICT, protocol.PredictResponse)
+        self._metadata = self._method(METADATA, protocol.GetModelMetadataResponse)
+        self._status = self._method(STATUS, protocol.GetModelStatusResponse)
 
     def predict(self, signature_name, signature, inputs, outputs, deadline):
         """Returns the arrays named in `outputs`; `inputs` are arrays of the signature's dtypes."""
-        request = protocol.PredictRequest(model_spec=self._spec(signature_name=signature_name))
-        for name, array in inputs.items():
-            request.inputs[name].CopyFrom(to_proto(array))
-        if set(outputs) != set(signature.outputs):
-            request.output_filter.extend(outputs)
+        request = self._request(signature_name, signature, inputs, outputs)
         tensors = _call(self._predict, request, deadline).outputs
         missing = [name for name in outputs if name not in tensors]
         if missing:
             message = f"The answer does not fit signature {signature_name!r}: no {missing}"
             raise error("INTERNAL", message)
         return {name: from_proto(tensors[name]) for name in outputs}
+
+    def encode(self, *request):
+        """Returns the URL and the body of the request that `predict` sends."""
+        return f"grpc://{self._target}", self._request(*request).SerializeToString()
+
+    def _request(self, signature_name, signature, inputs, outputs):
+        request = protocol.PredictRequest(model_spec=self._spec(signature_name=signature_name))
+        for name, array in inputs.items():
+            request.inputs[name].CopyFrom(to_proto(array))
+        if set(outputs) != set(signature.outputs):
+            request.output_filter.extend(outputs)
+        return request
 
     def status(self, deadline):
         """Returns a list of `VersionStatus`."""
@@ -87,7 +97,7 @@ class GrpcTransport:
 
     def _method(self, name, response):
         return self._channel.unary_unary(
-            f"/tensorflow.serving.{name}",
+            name,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=response.FromString,
         )

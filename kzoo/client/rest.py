@@ -44,14 +44,17 @@ class RestTransport:
 
     def predict(self, signature_name, signature, inputs, outputs, deadline):
         """Returns the arrays named in `outputs`; `inputs` are arrays of the signature's dtypes."""
-        columns = {name: to_json(array) for name, array in inputs.items()}
-        body = json.dumps({"signature_name": signature_name, "inputs": columns}).encode()
+        body = _predict_body(signature_name, inputs)
         answer = self._request("POST", f"{self._path}:predict", deadline, body)
         with _understanding(answer):
             values = answer["outputs"]
             if len(signature.outputs) == 1:  # then the value comes without its name
                 values = dict.fromkeys(signature.outputs, values)
             return {name: from_json(values[name], signature.outputs[name]) for name in outputs}
+
+    def encode(self, signature_name, signature, inputs, outputs):
+        """Returns the URL and the body of the request that `predict` sends."""
+        return f"http://{self._netloc}{self._path}:predict", _predict_body(signature_name, inputs)
 
     def status(self, deadline):
         """Returns a list of `VersionStatus`."""
@@ -94,6 +97,11 @@ class RestTransport:
             raise
         self._idle.append(connection)
         return _parse(status, data)
+
+
+def _predict_body(signature_name, inputs):
+    columns = {name: to_json(array) for name, array in inputs.items()}
+    return json.dumps({"signature_name": signature_name, "inputs": columns}).encode()
 
 
 def _exchange(connection, method, path, body, deadline):
