@@ -1,6 +1,9 @@
 """Instruments that look at a trained model."""
 
 from kzoo.analysis import plots
+from kzoo.analysis.batch_norm_inversion import Inversion, batch_norm_inversion
+from kzoo.analysis.batch_norm_statistics import batch_norm_statistics_loss
+from kzoo.analysis.circuits import AxisError, Circuit, Complexity, circuit_of
 from kzoo.analysis.conv_spectrum import (
     conv_matrix,
     conv_singular_values,
@@ -46,8 +49,12 @@ from kzoo.analysis.width_plots import (
 )
 
 __all__ = [
+    "AxisError",
+    "Circuit",
+    "Complexity",
     "CoordinateCheck",
     "HessianOperator",
+    "Inversion",
     "LearningRateSweep",
     "NeuralCollapse",
     "SharpnessTrajectory",
@@ -55,6 +62,9 @@ __all__ = [
     "Trajectory",
     "UnconstrainedFeatures",
     "adam_counterexample",
+    "batch_norm_inversion",
+    "batch_norm_statistics_loss",
+    "circuit_of",
     "compare_update_directions",
     "conv_matrix",
     "conv_singular_values",

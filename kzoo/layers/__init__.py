@@ -42,6 +42,7 @@ from kzoo.layers.tract import TrActConv2D, TrActDense, TrActPatchEmbed
 from kzoo.layers.tversky import TverskyFeatureBank, TverskyProjection, TverskySimilarity
 from kzoo.layers.tversky_input_domain import TverskyInputDomainProjection
 from kzoo.layers.uncentered_batch_norm import UncenteredBatchNorm
+from kzoo.layers.zero_shot_prediction import ZeroShotPrediction
 
 __all__ = [
     "GDN",
@@ -103,6 +104,7 @@ __all__ = [
     "TverskyProjection",
     "TverskySimilarity",
     "UncenteredBatchNorm",
+    "ZeroShotPrediction",
     "equiangular_vectors",
     "linear_residual",
     "purify",
