@@ -81,22 +81,21 @@ def export_run(run, folder):
     """Exports what a finished run has trained, as its recipe's `export` section says."""
     from kzoo.papers import components
     from kzoo.serving.export import export
-    from kzoo.training.method import TrainingMethod
     from kzoo.training.parts import make
 
-    plan = run.recipe
-    model = run.model.model if isinstance(run.model, TrainingMethod) else run.model
+    plan, model = run.recipe, run.served_model
     explainers = [
         make("explainer", part, f"export.explainers.{number}", model=model)
         for number, part in enumerate(plan.export.explainers)
     ]
-    named = {part.name for part in (plan.model, plan.method, plan.optimizer) if part is not None}
+    parts = (plan.model, plan.method, plan.optimizer, plan.loss, *plan.stem, *plan.head)
+    named = {part.name for part in parts if part is not None}
     papers = [paper for part in components() if part.name in named for paper in part.papers]
     return export(
         model,
         folder / (plan.export.name or plan.name),
         explainers,
-        class_names=run.source.class_names or None,
+        class_names=run.class_names or None,
         rescale=plan.export.rescale,
         overlays=plan.export.overlays,
         recipe=plan.model_dump(mode="json"),

@@ -11,17 +11,19 @@ from kzoo.training.recipe import RecipeError
 # Where the names of a kind are looked up, kzoo's before Keras's.
 _SOURCES = {
     "model": ("kzoo.models", "keras.applications"),
+    "layer": ("kzoo.layers", "keras.layers"),
     "method": ("kzoo.training",),
     "optimizer": ("kzoo.optimizers", "keras.optimizers"),
     "schedule": ("kzoo.optimizers.schedules", "keras.optimizers.schedules"),
     "loss": ("kzoo.losses", "keras.losses"),
-    "metric": ("keras.metrics",),
+    "metric": ("kzoo.metrics", "keras.metrics"),
     "regularizer": ("kzoo.regularizers", "keras.regularizers"),
     "callback": ("kzoo.callbacks", "keras.callbacks"),
     "augmentation": ("kzoo.data", "keras.layers"),
     "explainer": ("kzoo.explain",),
 }
 _BASES = {
+    "layer": "keras.layers.Layer",
     "method": "kzoo.training.TrainingMethod",
     "optimizer": "keras.optimizers.Optimizer",
     "schedule": "keras.optimizers.schedules.LearningRateSchedule",
@@ -85,6 +87,20 @@ def make(kind, part, key, **more):
         return target(**{**part.arguments, **more})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{key}.{part.name}: {error}") from error
+
+
+def left_out(kind, part, key, **offered):
+    """{argument: value} of what is offered that the part takes and the recipe does not say.
+
+    Args:
+        offered: arguments that follow from the data or the model; None for one that does not.
+    """
+    known = arguments_of(find(kind, part, key))
+    return {
+        name: value
+        for name, value in offered.items()
+        if value is not None and name in known and name not in part.arguments
+    }
 
 
 def arguments_of(target):

@@ -47,6 +47,22 @@ class _Section(pydantic.BaseModel):
 
 Positive = Annotated[int, pydantic.Field(gt=0)]
 
+# Losses that compare the outputs of a batch with each other. To all others that take class numbers,
+# output i is the score of class i.
+EMBEDDING_LOSSES = (
+    "Circle",
+    "HyperbolicPairwiseConfusion",
+    "SupervisedContrastiveLoss",
+    "UnifiedPairLoss",
+)
+_ACCURACY = (Part(name="SparseCategoricalAccuracy", arguments={"name": "accuracy"}),)
+_RETRIEVAL = (
+    Part(name="RecallAtK", arguments={"k": 1, "name": "recall_at_1"}),
+    Part(name="MeanAveragePrecisionAtR"),
+)
+# Methods that do not look at the labels of the data, but make their own.
+_SELF_LABELLED = ("HypOneClass",)
+
 
 class Data(_Section):
     """What is trained on: see `kzoo.data.load` and `kzoo.data.Pipeline`."""
@@ -100,16 +116,23 @@ class Export(_Section):
 
 
 class Recipe(_Section):
-    """A training run. The defaults are those of `kzoo.training.Loop` and of Keras."""
+    """A training run. The defaults are those of `kzoo.training.Loop` and of Keras.
+
+    `stem` has layers that go in front of the model, such as `Resizing`; `head` those that go behind
+    it, made with `include_top: false`. Where `metrics` are left out, they are the accuracy, or
+    recall@1 and MAP@R for a loss on embeddings.
+    """
 
     name: str = pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     data: Data
+    stem: list[Part] = []
     model: Part
+    head: list[Part] = []
     method: Part | None = None
     optimizer: Part = Part(name="AdamW")
     schedule: Part | None = None
     loss: Part = Part(name="SparseCategoricalCrossentropy", arguments={"from_logits": True})
-    metrics: list[Part] = [Part(name="SparseCategoricalAccuracy", arguments={"name": "accuracy"})]
+    metrics: list[Part] | None = None
     regularizers: Regularizers = Regularizers()
     epochs: Positive = 10
     accumulate: Positive = 1
@@ -124,6 +147,43 @@ class Recipe(_Section):
     on_nonfinite: Literal["stop", "continue"] = "stop"
     checkpoints: Checkpointing = Checkpointing()
     export: Export | None = None
+
+    @property
+    def gives_embeddings(self):
+        """Whether the loss is on embeddings: the outputs are coordinates, and no classes."""
+        return self.loss.name in EMBEDDING_LOSSES
+
+    @property
+    def is_self_labelled(self):
+        """Whether the method makes its own labels: the classes of the data are not the model's."""
+        return self.method is not None and self.method.name in _SELF_LABELLED
+
+    @property
+    def gives_classes(self):
+        """Whether the outputs are scores of the classes of the data."""
+        return not self.gives_embeddings and not self.is_self_labelled
+
+    @pydantic.model_validator(mode="after")
+    def _metrics_and_explainers(self):
+        """Those of classes for scores of classes, those of embeddings for embeddings."""
+        if self.metrics is None:
+            self.metrics = list(_RETRIEVAL if self.gives_embeddings else _ACCURACY)
+        if not self.gives_embeddings:
+            return self
+        allowed = [part.name for part in _RETRIEVAL]
+        for number, metric in enumerate(self.metrics):
+            if metric.name not in allowed:
+                raise ValueError(
+                    f"metrics.{number}: with {self.loss.name}, a loss on embeddings, it must be "
+                    f"one of {', '.join(allowed)} (received: {metric.name!r})"
+                )
+        if self.export is not None and self.export.explainers:
+            raise ValueError(
+                f"export.explainers: explain the score of a class, and {self.loss.name} trains "
+                "embeddings, which have none; leave them out here, and export from Python with "
+                "explainers that have a `score`"
+            )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _combinations(self):
@@ -145,6 +205,11 @@ class Recipe(_Section):
             raise ValueError(
                 "schedule: gives the learning rate, and so does optimizer.learning_rate; "
                 "leave one out"
+            )
+        if self.is_self_labelled and self.data.validation_split is not None:
+            raise ValueError(
+                f"data.validation_split: must be null with method {self.method.name}, whose model "
+                "does not know the labels of the data"
             )
         if self.jit_compile and strategy in ("mirrored", "multi_worker") and not _has_gpu():
             raise ValueError("jit_compile: does not work with several replicas on CPUs")

@@ -13,10 +13,12 @@ import kzoo
 from kzoo import plots
 from kzoo.callbacks import MetricsLog, Progress
 from kzoo.data import Pipeline, load
+from kzoo.training.assemble import assemble
 from kzoo.training.checkpoint import Checkpoints
 from kzoo.training.distribution import is_chief, make_strategy
 from kzoo.training.loop import Loop
-from kzoo.training.parts import arguments_of, find, make, regularize
+from kzoo.training.method import TrainingMethod
+from kzoo.training.parts import find, left_out, make, regularize
 from kzoo.training.recipe import RecipeError, to_yaml
 
 
@@ -81,6 +83,22 @@ class Run:
         """Whether this process writes the files of the run."""
         return is_chief(self.strategy)
 
+    @property
+    def class_names(self):
+        """Names of the model's outputs; empty where they have none, as embeddings."""
+        return self.source.class_names if self.recipe.gives_classes else ()
+
+    @property
+    def served_model(self):
+        """What is exported: the model without its method, embeddings under that name.
+
+        A lone unnamed output would be served as the logits of classes.
+        """
+        model = self.model.model if isinstance(self.model, TrainingMethod) else self.model
+        if not self.recipe.gives_embeddings:
+            return model
+        return keras.Model(model.input, {"embeddings": model.output}, name=model.name)
+
     def train(self):
         """Trains to the end, or until SIGTERM; returns the last row of the metrics."""
         chief = self.folder is not None and self.is_chief
@@ -95,8 +113,8 @@ class Run:
 
     def _compile(self):
         recipe = self.recipe
-        model = make("model", recipe.model, "model", **_fitting(recipe.model, self.source))
-        _check_fits(model, self.source, recipe.model.arguments)
+        model = assemble(recipe, self.source)
+        width = keras.tree.flatten(model.outputs)[0].shape[-1]
         regularize(model, recipe.regularizers)
         if recipe.method is not None:
             model = make("method", recipe.method, "method", model=model)
@@ -107,11 +125,18 @@ class Run:
             make("optimizer", self._timed(recipe.optimizer), "optimizer", **rate),
             make("loss", recipe.loss, "loss"),
             metrics=[
-                make("metric", metric, f"metrics.{number}")
+                self._make_metric(metric, f"metrics.{number}", width)
                 for number, metric in enumerate(recipe.metrics)
             ],
         )
         return model
+
+    def _make_metric(self, part, key, width):
+        """A metric; one of embeddings is made as large as they and the data are."""
+        data = (self.train_data, self.validation_data)
+        capacity = max(each.source.num_examples for each in data if each is not None)
+        fitting = left_out("metric", part, key, dim=width, capacity=capacity)
+        return make("metric", part, key, **fitting)
 
     def _timed(self, part):
         """The part, with each argument "total" replaced by the number of steps of the run."""
@@ -173,6 +198,9 @@ def check_parts(recipe):
     for kind, (key, parts) in several.items():
         for number, part in enumerate(parts):
             find(kind, part, f"{key}.{number}")
+    for key in ("stem", "head"):
+        for number, part in enumerate(getattr(recipe, key)):
+            find("layer", part, f"{key}.{number}")
     for key in ("kernel", "logits"):
         part = getattr(recipe.regularizers, key)
         if part is not None:
@@ -231,29 +259,3 @@ def _read_data(recipe):
     except (TypeError, ValueError, OSError) as error:
         raise RecipeError(f"data: {error}") from error
     return train, pipeline, validation
-
-
-def _fitting(part, source):
-    """`input_shape` and `classes` of the data, where the model takes them and the recipe does not
-    say."""
-    known = arguments_of(find("model", part, "model"))
-    offered = {}
-    if not isinstance(source.features, dict):
-        offered["input_shape"] = tuple(source.input_spec.shape)
-    if source.class_names:
-        offered["classes"] = len(source.class_names)
-    return {
-        name: value
-        for name, value in offered.items()
-        if name in known and name not in part.arguments
-    }
-
-
-def _check_fits(model, source, arguments):
-    outputs = keras.tree.flatten(model.outputs)
-    classes = source.class_names and len(source.class_names)
-    if classes and len(outputs) == 1 and outputs[0].shape[-1] not in (1, classes):
-        raise RecipeError(
-            f"model: gives {outputs[0].shape[-1]} outputs, but {source.name} has {classes} "
-            f"classes; its arguments were {arguments}"
-        )

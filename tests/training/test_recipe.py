@@ -29,6 +29,14 @@ def test_a_part_is_a_name_or_a_name_with_arguments():
     assert recipe.optimizer.arguments == {"learning_rate": 0.1}
 
 
+def test_metrics_that_are_left_out_follow_the_loss():
+    accuracy = check_recipe(MINIMAL).metrics
+    retrieval = check_recipe({**MINIMAL, "loss": "UnifiedPairLoss"}).metrics
+    assert [metric.name for metric in accuracy] == ["SparseCategoricalAccuracy"]
+    assert [metric.name for metric in retrieval] == ["RecallAtK", "MeanAveragePrecisionAtR"]
+    assert check_recipe({**MINIMAL, "loss": "UnifiedPairLoss", "metrics": []}).metrics == []
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -51,6 +59,15 @@ def test_a_part_is_a_name_or_a_name_with_arguments():
             "schedule: gives the learning rate, and so does",
         ),
         ({"name": "../escape"}, "name: String should match pattern"),
+        (
+            {"loss": "Circle", "metrics": ["RecallAtK", "SparseCategoricalAccuracy"]},
+            "metrics.1: with Circle, a loss on embeddings, it must be one of RecallAtK, Mean",
+        ),
+        (
+            {"loss": "SupervisedContrastiveLoss", "export": {"explainers": ["Saliency"]}},
+            "export.explainers: explain the score of a class, and SupervisedContrastiveLoss",
+        ),
+        ({"method": "HypOneClass"}, "data.validation_split: must be null with method HypOneClass"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(changes, words):
