@@ -29,7 +29,7 @@ from kzoo.layers.quadratic import QuadraticConv2D, QuadraticDense, relinear_mult
 from kzoo.layers.quadrature_attention import QuadratureAttention
 from kzoo.layers.scaled_dense import ScaledDense
 from kzoo.layers.scaled_residual import ScaledResidual
-from kzoo.layers.sensor_layout import RectangularSensorLayout
+from kzoo.layers.sensor_layout import CurvilinearSensorLayout, RectangularSensorLayout
 from kzoo.layers.shaped_activation import ShapedActivation, shaping_gains
 from kzoo.layers.spatial_transformer import SpatialTransformer
 from kzoo.layers.spectral_conv import SpectralConv
@@ -49,6 +49,7 @@ __all__ = [
     "IGDN",
     "ArcFaceHead",
     "BasisLayer",
+    "CurvilinearSensorLayout",
     "DifferentialConv",
     "EquiangularBasisHead",
     "ExpMap0",

@@ -9,11 +9,12 @@ number to a number, whose hidden layers are
 
 "Deep Learning for Functional Data Analysis with Adaptive Basis Layers", Yao, Mueller, Wang, 2021,
 arXiv 2106.10414; section 3. The skip connection around the normalization, SELU and the
-initialisation (uniform within 1 / sqrt(inputs), biases too: with biases of 0 the normalization
-would hide t) are those of the authors' code.
+initialisation are those of the authors' code: affine maps uniform within 1 / sqrt(inputs), biases
+too (with biases of 0 the normalization would hide t), scales and shifts of the normalization
+standard normal.
 
-Deviations: the normalization divides by sqrt(variance + 1e-6) and starts at the identity; the
-authors' divides by the unbiased deviation + 1e-6 and starts at normal random numbers.
+Deviation: the normalization divides by sqrt(variance + 1e-6), the authors' by the unbiased
+deviation + 1e-6.
 Open choices: a row's own times and masks, which the paper leaves to "any quadrature": the
 trapezoidal rule over the points that were observed, from the first to the last of them.
 """
@@ -158,8 +159,9 @@ class BasisLayer(keras.layers.Layer):
         return kernel, self.add_weight((self.num_bases, outputs), uniform.clone(), name="bias")
 
     def _norm(self, units):
-        gamma = self.add_weight((self.num_bases, units), "ones", name="gamma")
-        return gamma, self.add_weight((self.num_bases, units), "zeros", name="beta")
+        normal = keras.initializers.RandomNormal(stddev=1.0)
+        gamma = self.add_weight((self.num_bases, units), normal, name="gamma")
+        return gamma, self.add_weight((self.num_bases, units), normal.clone(), name="beta")
 
     def bases(self, times, training=False):
         """The basis functions at `times`, float [...]: [..., num_bases]."""

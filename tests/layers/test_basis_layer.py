@@ -86,6 +86,25 @@ def test_each_basis_function_is_a_network_of_its_own(float64, rng):
         np.testing.assert_allclose(layer.bases(times)[:, k], expected[:, 0], atol=1e-12)
 
 
+def test_starts_as_the_authors_code():
+    keras.utils.set_random_seed(0)
+    model = AdaFNN([0.0, 1.0], num_bases=8, basis_units=(256,), units=(256,))
+    *basis, dense, bias, gamma, beta, last, last_bias = model.get_weights()
+    kernel, kernel_bias, basis_last, basis_last_bias, basis_gamma, basis_beta = basis
+    for normal in (basis_gamma, basis_beta, gamma, beta):
+        assert abs(normal.mean()) < 0.2
+        assert abs(normal.std() - 1) < 0.1
+    # Affine maps of 1, 256 and 8 inputs.
+    for inputs, uniforms in {
+        1: (kernel, kernel_bias),
+        256: (basis_last, basis_last_bias, last, last_bias),
+        8: (dense, bias),
+    }.items():
+        for uniform in uniforms:
+            assert np.abs(uniform).max() <= inputs**-0.5
+            assert len(uniform) < 8 or uniform.std() > 0.3 * inputs**-0.5
+
+
 def test_orthogonality_and_sparsity_of_known_functions(float64):
     t = np.linspace(0, 1, 201)
     weights = trapezoid_weights(tf.constant(t))
