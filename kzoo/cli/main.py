@@ -26,7 +26,7 @@ app = typer.Typer(
 app.command(no_args_is_help=True)(train.train)
 app.command(no_args_is_help=True)(find_learning_rate.find_lr)
 app.command(no_args_is_help=True)(export.export)
-app.command()(serve.serve)
+app.command(**serve.SETTINGS)(serve.serve)
 app.command(no_args_is_help=True)(bench_serve.bench_serve)
 app.command(no_args_is_help=True)(explain.explain)
 app.command()(reproduce.reproduce)

@@ -96,6 +96,81 @@ class Identity(tf.Module):
         }
 
 
+class FromExamples(tf.Module):
+    """Signatures over serialized Examples with a float `x` (default 0) and a string `name`.
+
+    `classify`, `classes`, `scores`, `regress` and `column` are what Classify and Regress expect;
+    those of `WRONG_OUTPUTS` are not.
+    """
+
+    def __init__(self):
+        super().__init__()
+        names = ("classify", "classes", "scores", "regress", "column", *WRONG_OUTPUTS)
+        self.endpoints = {name: self._endpoint(name) for name in names}
+        self.endpoints["serving_default"] = self.endpoints["classify"]
+
+    def _endpoint(self, name):
+        def call(inputs):
+            features = {
+                "x": tf.io.FixedLenFeature([], tf.float32, 0.0),
+                "name": tf.io.FixedLenFeature([], tf.string, "?"),
+            }
+            example = tf.io.parse_example(inputs, features)
+            return self._outputs(name, example["x"], example["name"])
+
+        return _function(call, inputs=([None], tf.string))
+
+    @staticmethod
+    def _outputs(name, x, label):
+        classes = tf.stack([label, tf.fill(tf.shape(x), "other")], axis=1)
+        scores = tf.stack([x, 1 - x], axis=1)
+        if name in WRONG_OUTPUTS:
+            return WRONG_OUTPUTS[name](x, classes, scores)
+        return {
+            "classify": {"classes": classes, "scores": scores},
+            "classes": {"classes": classes},
+            "scores": {"scores": scores},
+            "regress": {"outputs": x / 2 + 2},
+            "column": {"outputs": x[:, None]},
+        }[name]
+
+
+# Outputs that Classify or Regress must refuse, as functions of x, the classes and the scores.
+WRONG_OUTPUTS = {
+    "vector_scores": lambda x, classes, scores: {"scores": x},
+    "double_scores": lambda x, classes, scores: {"scores": tf.cast(scores, tf.float64)},
+    "float_classes": lambda x, classes, scores: {"classes": scores},
+    "one_row": lambda x, classes, scores: {"scores": scores[:1]},
+    "unequal": lambda x, classes, scores: {"classes": classes[:, :1], "scores": scores},
+    "three": lambda x, classes, scores: {"a": x, "b": x, "scores": scores},
+    "wide": lambda x, classes, scores: {"outputs": scores},
+    "double": lambda x, classes, scores: {"outputs": tf.cast(x, tf.float64)},
+    "one_value": lambda x, classes, scores: {"outputs": x[:1]},
+    "elsewhere": lambda x, classes, scores: {"y": x},
+}
+
+
+def save_shared_graph(path):
+    """Writes a TensorFlow 1 SavedModel: two signatures with method names over one random draw."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        inputs = tf.compat.v1.placeholder(tf.string, [None])
+        draw = tf.random.uniform(tf.shape(inputs))
+        info = tf.compat.v1.saved_model.build_tensor_info
+        methods = {
+            "classify": (tf.saved_model.CLASSIFY_METHOD_NAME, {"scores": info(draw[:, None])}),
+            "regress": (tf.saved_model.REGRESS_METHOD_NAME, {"outputs": info(draw)}),
+            "unnamed": ("", {"outputs": info(draw)}),
+        }
+        builder = tf.compat.v1.saved_model.Builder(str(path))
+        build = tf.compat.v1.saved_model.build_signature_def
+        signatures = {
+            key: build({"inputs": info(inputs)}, outputs, method)
+            for key, (method, outputs) in methods.items()
+        }
+        builder.add_meta_graph_and_variables(session, ["serve"], signatures)
+        builder.save()
+
+
 def save(module, base_path, version):
     """Writes a version of `module` below `base_path`; returns its directory."""
     path = pathlib.Path(base_path, str(version))
@@ -193,3 +268,13 @@ class Client:
 def connect():
     """connect(server): a `Client`."""
     return Client
+
+
+@pytest.fixture(scope="session")
+def example_models(tmp_path_factory):
+    """{model name: base path} of the models over Examples: `examples` and `shared`."""
+    root = tmp_path_factory.mktemp("example_models")
+    save(FromExamples(), root / "examples", 1)
+    (root / "shared").mkdir()
+    save_shared_graph(root / "shared" / "1")
+    return {path.name: path for path in root.iterdir()}

@@ -1,7 +1,10 @@
 """The files in serving/: they parse as what they claim to be, and agree with one another."""
 
 import pathlib
+import shutil
+import subprocess
 
+import kubernetes_validate
 import pytest
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
@@ -157,6 +160,36 @@ def test_kubernetes_manifests_fit_together():
     for flag in container["args"]:
         if "_file=" in flag:
             assert str(pathlib.PurePosixPath(flag.split("=")[1]).parent) in mounts
+
+
+@pytest.mark.parametrize(
+    "file", sorted((SERVING / "kubernetes").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_kubernetes_knows_every_field(file):
+    """Strictly against the schemas that the package carries: no unknown or misspelt field."""
+    for document in yaml.safe_load_all(file.read_text()):
+        kubernetes_validate.validate(document, "1.30", strict=True)
+
+
+def test_the_autoscaler_follows_the_servers_own_counter():
+    (rule,) = yaml.safe_load((SERVING / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    asked = [
+        metric["pods"]
+        for metric in manifest("autoscaler.yaml")["spec"]["metrics"]
+        if "pods" in metric
+    ]
+    assert [pods["metric"]["name"] for pods in asked] == [rule["name"]["as"]]
+    for query in (rule["seriesQuery"], rule["metricsQuery"]):
+        assert '__name__=":tensorflow:serving:request_count"' in query
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
+def test_compose_reads_its_file():
+    command = ["docker", "compose", "-f", SERVING / "compose.yaml", "config", "--quiet"]
+    if subprocess.run([*command[:2], "version"], capture_output=True, check=False).returncode:
+        pytest.skip("docker has no compose plugin")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_readme_names_every_file():

@@ -6,13 +6,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
-    inference_pb2,
-    model_management_pb2,
     predict_pb2,
-    regression_pb2,
 )
 
 from kzoo.serving.server import ModelServer
@@ -288,18 +284,6 @@ def test_bad_metadata_requests(client):
         INVALID,
         "Metadata field weights is not supported",
     )
-
-
-def test_apis_of_a_later_version_are_unimplemented(client):
-    for call, request in [
-        (client.prediction.Classify, classification_pb2.ClassificationRequest()),
-        (client.prediction.Regress, regression_pb2.RegressionRequest()),
-        (client.prediction.MultiInference, inference_pb2.MultiInferenceRequest()),
-        (client.models.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
-    ]:
-        code, details = refusal(call, request)
-        assert code == "UNIMPLEMENTED"
-        assert "is not implemented by the embedded server" in details
 
 
 def test_deadline(client):

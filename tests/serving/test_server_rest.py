@@ -275,10 +275,6 @@ def test_metadata(client):
         ("GET", "/v1/models/half/versions/3", 404, "Could not find version 3 of model half"),
         ("GET", "/v1/models/nobody/metadata", 404,
          "Servable not found for request: Latest(nobody)"),
-        ("POST", "/v1/models/half:classify", 501,
-         "classify is not implemented by the embedded server."),
-        ("POST", "/v1/models/half:regress", 501,
-         "regress is not implemented by the embedded server."),
     ],
 )  # fmt: skip
 def test_refused_routes(client, method, path, status, error):

@@ -12,7 +12,6 @@ import weakref
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import config_pb2
 
 from kzoo.serving.server import warmup
 from kzoo.serving.server.errors import (
@@ -22,9 +21,17 @@ from kzoo.serving.server.errors import (
     not_found,
     runtime_errors,
 )
+from kzoo.serving.server.metrics import count_loads
+from kzoo.serving.server.session_config import session_config
+from kzoo.serving.server.session_run import SessionRun, measured
 from kzoo.serving.server.tensors import dtype_name, to_numpy
 
 DEFAULT_SIGNATURE = "serving_default"
+_METHOD_NAMES = (
+    tf.saved_model.PREDICT_METHOD_NAME,
+    tf.saved_model.CLASSIFY_METHOD_NAME,
+    tf.saved_model.REGRESS_METHOD_NAME,
+)
 _SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 
 
@@ -39,21 +46,25 @@ class LoadedModel:
         version: its version number.
         path: the version directory.
         options: `ServerOptions`.
+        batching: `Batching`, to run requests together; None for each on its own.
 
     Raises:
         ServingError: the SavedModel cannot be loaded, or a warm-up record failed.
     """
 
-    def __init__(self, name, version, path, options):
+    def __init__(self, name, version, path, options, batching=None):
         self.name = name
         self.version = version
-        self._callables = {}
+        self.options = options
+        self._callables = {}  # by signature and outputs, as they are asked for
+        self._runs = {}  # by the tensors behind them: the same in several signatures, perhaps
         self._lock = threading.Lock()
-        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config(options))
         weakref.finalize(self, self._session.close)
         self.signatures = dict(
             _load(self._session, path, options.saved_model_tags.split(",")).signature_def
         )
+        self._batched = batching.of_version(path) if batching is not None else None
         if options.enable_model_warmup:
             warmup.replay(self, path)
 
@@ -81,11 +92,24 @@ class LoadedModel:
             ServingError: names do not fit the signature, or the graph failed.
         """
         key, signature = self.signature(signature_name)
+        if self.options.enable_signature_method_name_check:
+            _check_method_name(signature)
+        return self.run(key, signature, inputs, output_filter)
+
+    def run(self, key, signature, inputs, output_filter=()):
+        """Runs any SignatureDef over the model's graph, also one that the model does not list.
+
+        Args:
+            key: what tells the signature from every other one of this model.
+            signature: SignatureDef.
+            inputs, output_filter: as for `predict`.
+        """
         feeds = _feeds(signature, inputs)
         names = _output_names(signature, output_filter)
-        call, positions = self._callable(key, signature, names)
+        call, order, positions = self._callable(key, signature, names)
         with runtime_errors():
-            values = [_as_array(value) for value in call(*feeds)]
+            arrays = [feeds[index] for index in order]
+            values = [_as_array(value) for value in measured(self.name, call, arrays)]
         return {name: values[position] for name, position in zip(names, positions, strict=True)}
 
     def _callable(self, key, signature, names):
@@ -95,19 +119,23 @@ class LoadedModel:
             return self._callables[key, names]
 
     def _make_callable(self, signature, names):
-        tensors = [signature.outputs[name].name for name in names]
-        fetches = list(dict.fromkeys(tensors))  # two outputs may be the same tensor
-        options = config_pb2.CallableOptions(
-            feed=[signature.inputs[name].name for name in sorted(signature.inputs)],
-            fetch=fetches,
-            # The request's own thread runs the graph: cheaper than handing it to a pool.
-            run_options=config_pb2.RunOptions(inter_op_thread_pool=-1),
-        )
+        """Returns a function, the order of its arguments, and the positions of the outputs."""
+        inputs = [signature.inputs[name].name for name in sorted(signature.inputs)]
+        outputs = [signature.outputs[name].name for name in names]
+        order = sorted(range(len(inputs)), key=inputs.__getitem__)
+        feeds = tuple(inputs[index] for index in order)
+        fetches = tuple(sorted(set(outputs)))  # two outputs may be the same tensor
+        if (feeds, fetches) not in self._runs:
+            self._runs[feeds, fetches] = self._make_run(feeds, fetches)
+        return self._runs[feeds, fetches], order, [fetches.index(output) for output in outputs]
+
+    def _make_run(self, feeds, fetches):
         with runtime_errors():
-            call = self._session._make_callable_from_options(options)
-        return call, [fetches.index(tensor) for tensor in tensors]
+            run = SessionRun(self._session, feeds, fetches)
+        return run if self._batched is None else self._batched(run, feeds)
 
 
+@count_loads
 def _load(session, path, tags):
     if not any(tf.io.gfile.exists(os.path.join(path, file)) for file in _SAVED_MODEL_FILES):
         raise not_found(
@@ -120,6 +148,15 @@ def _load(session, path, tags):
             return tf.compat.v1.saved_model.loader.load(session, tags, path)
     except (OSError, RuntimeError, ValueError, KeyError, DecodeError) as error:
         raise ServingError(Code.INTERNAL, f"Could not load {path}: {error}") from error
+
+
+def _check_method_name(signature):
+    if signature.method_name not in _METHOD_NAMES:
+        raise ServingError(
+            Code.INTERNAL,
+            "Expected prediction signature method_name to be one of "
+            f"{{{', '.join(_METHOD_NAMES)}}}. Was: {signature.method_name}",
+        )
 
 
 def _feeds(signature, inputs):

@@ -2,19 +2,27 @@
 
 import functools
 import logging
+import time
 
 import grpc
 from google.protobuf import any_pb2
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_management_pb2,
+    model_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
-from kzoo.serving.server.errors import Code, ServingError, invalid_argument, unimplemented
-from kzoo.serving.server.tensors import to_numpy, to_proto
+from kzoo.serving.server import classifier, metrics, regressor, request_context
+from kzoo.serving.server.errors import Code, ServingError, invalid_argument
+from kzoo.serving.server.inference import fill_model_spec, infer, multi_inference
+from kzoo.serving.server.predict import predict
+from kzoo.serving.server.tensors import to_proto
 
 log = logging.getLogger(__name__)
 
@@ -22,24 +30,39 @@ SIGNATURE_DEF = "signature_def"
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
+_COUNTED = ("Predict", "Classify", "Regress")  # what TensorFlow Serving has metrics of
+
+
 def _rpc(method):
     """Answers a `ServingError` with its gRPC status, and anything else with INTERNAL."""
+    api = method.__name__
 
     @functools.wraps(method)
     def call(self, request, context):
-        try:
-            remaining = context.time_remaining()
-            if remaining is not None and remaining <= 0:  # waited too long for a thread
-                raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
-            return method(self, request)
-        except ServingError as error:
-            code, message = error.code, error.grpc_message
-        except Exception as error:
-            log.exception("%s failed", method.__name__)
-            code, message = Code.INTERNAL, f"{type(error).__name__}: {error}"
-        context.abort(_STATUS_CODES[code], message)
+        start = time.perf_counter()
+        response, code, message = _run(method, self, request, context.time_remaining())
+        if api in _COUNTED:
+            elapsed = time.perf_counter() - start
+            metrics.record_request(request.model_spec.name, api, "GRPC", code, elapsed)
+        if code is not Code.OK:
+            context.abort(_STATUS_CODES[code], message)
+        return response
 
     return call
+
+
+def _run(method, service, request, remaining):
+    """Returns (response or None, `Code`, message) of a request with `remaining` seconds left."""
+    try:
+        if remaining is not None and remaining <= 0:  # waited too long for a thread
+            raise ServingError(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        request_context.begin(method.__name__, remaining)
+        return method(service, request), Code.OK, ""
+    except ServingError as error:
+        return None, error.code, error.grpc_message
+    except Exception as error:
+        log.exception("%s failed", method.__name__)
+        return None, Code.INTERNAL, f"{type(error).__name__}: {error}"
 
 
 def _check_spec(request):
@@ -86,7 +109,7 @@ def model_metadata(model):
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata.
+    """Predict, Classify, Regress, MultiInference and GetModelMetadata.
 
     Args:
         manager: `ModelManager`.
@@ -102,13 +125,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         spec = _check_spec(request)
         model = find_model(self._manager, spec)
         key, signature = model.signature(spec.signature_name)
-        inputs = {name: to_numpy(proto, name) for name, proto in request.inputs.items()}
-        outputs = model.predict(key, inputs, tuple(request.output_filter))
         response = predict_pb2.PredictResponse()
-        response.model_spec.name = spec.name
-        response.model_spec.version.value = model.version
-        response.model_spec.signature_name = key
-        for name, array in outputs.items():
+        fill_model_spec(response.model_spec, spec.name, model, key)
+        for name, array in predict(model, request).items():
             dtype = signature.outputs[name].dtype
             response.outputs[name].CopyFrom(to_proto(array, dtype, self._as_content))
         return response
@@ -127,22 +146,39 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     @_rpc
     def Classify(self, request):
-        raise unimplemented("Classify is not implemented by the embedded server.")
+        return self._infer(request, classifier, classification_pb2.ClassificationResponse)
 
     @_rpc
     def Regress(self, request):
-        raise unimplemented("Regress is not implemented by the embedded server.")
+        return self._infer(request, regressor, regression_pb2.RegressionResponse)
 
     @_rpc
     def MultiInference(self, request):
-        raise unimplemented("MultiInference is not implemented by the embedded server.")
+        # Every task names the model; the version is the first one's.
+        spec = request.tasks[0].model_spec if request.tasks else model_pb2.ModelSpec()
+        return multi_inference(find_model(self._manager, spec), request)
+
+    def _infer(self, request, method, response_type):
+        spec = _check_spec(request)
+        model = find_model(self._manager, spec)
+        result = infer(model, method, spec.signature_name, request.input)
+        response = response_type(result=method.to_proto(result))
+        fill_model_spec(response.model_spec, spec.name, model, spec.signature_name)
+        return response
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus."""
+    """GetModelStatus and HandleReloadConfigRequest.
 
-    def __init__(self, manager):
+    Args:
+        manager: `ModelManager`.
+        metric_value: function from the name of a metric to its value, for clients that want to
+            know by how much it grew during a reload; unknown ones are 0.
+    """
+
+    def __init__(self, manager, metric_value=lambda name: 0):
         self._manager = manager
+        self._metric_value = metric_value
 
     @_rpc
     def GetModelStatus(self, request):
@@ -150,6 +186,22 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         version = spec.version.value if spec.HasField("version") else None
         return model_status(self._manager, spec.name, version)
 
+    def HandleReloadConfigRequest(self, request, context):
+        return self._reload((request, context), context)
+
     @_rpc
-    def HandleReloadConfigRequest(self, request):
-        raise unimplemented("HandleReloadConfigRequest is not implemented by the embedded server.")
+    def _reload(self, call):
+        request, context = call  # which knows when the client has gone: that ends the wait
+        if request.config.WhichOneof("config") != "model_config_list":
+            raise invalid_argument(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only "
+                "ModelConfigList is currently supported"
+            )
+        before = {name: self._metric_value(name) for name in request.metric_names}
+        self._manager.reload(request.config, gone=lambda: not context.is_active())
+        response = model_management_pb2.ReloadConfigResponse()
+        response.status.SetInParent()
+        for name, value in before.items():
+            growth = self._metric_value(name) - value
+            response.metric.add(name=name, int64_value_increase=growth)
+        return response

@@ -4,107 +4,99 @@ The arguments carry the names of TensorFlow Serving's own flags.
 """
 
 import contextlib
+import dataclasses
+import importlib.metadata
 import logging
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 
-from kzoo.serving.server.errors import ServingError, invalid_argument
+import tensorflow as tf
+
+from kzoo.serving.server import flags as command_line_flags
+from kzoo.serving.server import options as server_options
+from kzoo.serving.server.errors import ServingError
 from kzoo.serving.server.server import ModelServer
+from kzoo.serving.server.session_config import session_config
 
 log = logging.getLogger(__name__)
 
 BINARY = "tensorflow_model_server"
+FAILED = 255
+_REST_PORT = 8501
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def run(
-    model_name: str = "default",
-    model_base_path: str | None = None,
-    model_config_file: str | None = None,
-    port: int = 8500,
-    rest_api_port: int = 8501,
-    host: str = "127.0.0.1",
-    file_system_poll_wait_seconds: float = 1.0,
-    embedded: bool = False,
-    grace: float = 5.0,
-) -> int:
+class _Terminated(BaseException):
+    """A signal arrived while the server was starting."""
+
+
+def main(arguments):
+    """Runs `kzoo serve`.
+
+    Args:
+        arguments: the command line after `kzoo serve`.
+
+    Returns:
+        The exit code, as `run`.
+    """
+    flags = command_line_flags.parse(arguments)
+    if flags.pop("version", False):
+        print(f"TensorFlow ModelServer: kzoo {importlib.metadata.version('kzoo')} (embedded)")
+        print(f"TensorFlow Library: {tf.__version__}")
+        return 0
+    return run(**flags)
+
+
+def run(embedded: bool = False, grace: float = 5.0, **flags) -> int:
     """Serves until SIGTERM or SIGINT.
 
     Args:
-        model_name: name of the single model.
-        model_base_path: its base path; made absolute here.
-        model_config_file: a ModelServerConfig in text format, instead of the two above.
-        port: gRPC port. For the embedded server 0 picks a free one; TensorFlow Serving turns the
-            API off.
-        rest_api_port: REST port; 0 as for `port`.
-        host: address to listen on; only the embedded server can be bound to one.
-        file_system_poll_wait_seconds: seconds between looks for new versions.
         embedded: the embedded server even where TensorFlow Serving is installed.
-        grace: seconds that running requests have to finish after the signal.
+        grace: seconds that running requests of the embedded server have to finish after the
+            signal.
+        flags: TensorFlow Serving's flags under their names there, and what only the embedded
+            server has; see `ServerOptions`. The base path is made absolute here; REST is on port
+            8501 unless it is said otherwise; `port=0, rest_api_port=0` picks two free ports.
 
     Returns:
-        The exit code: 0 after a signal, not 0 if the server could not start.
+        The exit code: 0 after a signal, 255 if the server could not start. TensorFlow Serving
+        itself dies of the signal, which a shell reports as 143 or 130; here requests finish first.
     """
-    if (model_base_path is None) == (model_config_file is None):
-        raise invalid_argument(
-            "Exactly one of `model_base_path` and `model_config_file` must be given. Received: "
-            f"model_base_path={model_base_path!r}, model_config_file={model_config_file!r}"
-        )
-    if model_base_path is not None and "://" not in model_base_path:
-        model_base_path = os.path.abspath(model_base_path)
+    fields = dataclasses.fields(server_options.ServerOptions)
+    known = {server_options.flag_name(field): field for field in fields}
+    if unknown := flags.keys() - known.keys():
+        raise TypeError(f"run() got unknown flags: {', '.join(sorted(unknown))}")
     binary = None if embedded else shutil.which(BINARY)
     if binary is None:
-        return _run_embedded(
-            grace,
-            model_name=model_name,
-            base_path=model_base_path,
-            model_config_file=model_config_file,
-            grpc_port=port,
-            rest_port=rest_api_port,
-            host=host,
-            file_system_poll_wait_seconds=file_system_poll_wait_seconds,
-        )
-    command = command_line(
-        binary,
-        model_name=model_name,
-        model_base_path=model_base_path,
-        model_config_file=model_config_file,
-        port=port,
-        rest_api_port=rest_api_port,
-        file_system_poll_wait_seconds=file_system_poll_wait_seconds,
-    )
+        return _run_embedded(grace, flags)
+    for name in [name for name in flags if known[name].metadata.get("embedded")]:
+        log.warning("--%s=%s is not handed on: %s has no such flag", name, flags.pop(name), BINARY)
+    command = command_line(binary, flags)
     log.info("Starting %s", " ".join(command))
-    log.warning("TensorFlow Serving listens on every address of this machine, not only %s.", host)
+    log.warning("TensorFlow Serving listens on every address of this machine.")
     return _run_binary(command)
 
 
-def command_line(
-    binary,
-    *,
-    model_name,
-    model_base_path,
-    model_config_file,
-    port,
-    rest_api_port,
-    file_system_poll_wait_seconds,
-):
+def command_line(binary, flags):
     """Returns the command that starts TensorFlow Serving with the same meaning."""
-    models = (
-        {"model_name": model_name, "model_base_path": model_base_path}
-        if model_config_file is None
-        else {"model_config_file": os.path.abspath(model_config_file)}
-    )
-    flags = {
-        **models,
-        "port": port,
-        "rest_api_port": rest_api_port,
-        "file_system_poll_wait_seconds": round(file_system_poll_wait_seconds),
-        "allow_version_labels_for_unavailable_models": "true",
-    }
-    return [binary, *(f"--{name}={value}" for name, value in flags.items())]
+    flags = {"rest_api_port": _REST_PORT, **flags}
+    base_path = flags.get("model_base_path")
+    if base_path and "://" not in os.fspath(base_path):
+        flags["model_base_path"] = os.path.abspath(base_path)
+    return [
+        binary,
+        *(f"--{name}={_as_text(value)}" for name, value in flags.items() if value is not None),
+    ]
+
+
+def _as_text(value):
+    if isinstance(value, bool):
+        return str(value).lower()
+    # The only number that may have decimals here and not there: seconds between looks.
+    return str(max(1, round(value)) if isinstance(value, float) and value > 0 else value)
 
 
 def _run_binary(command):
@@ -120,22 +112,40 @@ def _run_binary(command):
     return 0 if stopped.is_set() else code
 
 
-def _run_embedded(grace, **arguments):
-    stopped = threading.Event()
-    with _on_signal(lambda *_: stopped.set()):
+def _run_embedded(grace, flags):
+    stopped, started = threading.Event(), threading.Event()
+
+    def stop(*_):
+        stopped.set()
+        if not started.is_set():
+            raise _Terminated
+
+    with _on_signal(stop):
         try:
-            server = ModelServer(**arguments).start()
+            server = ModelServer(**server_options.from_flags(flags))
+            session_config(server.options)
+            server.start()
+            started.set()
         except ServingError as error:
-            print(f"Could not start the server: {error}", file=sys.stderr)
-            return 1
-        host = arguments["host"]
-        print(
-            f"Serving gRPC on {host}:{server.grpc_port} and REST on {host}:{server.rest_port}",
-            flush=True,
-        )
+            print(f"Failed to start server. Error: {error}", flush=True)
+            return FAILED
+        except _Terminated:
+            return 0
+        print(_greeting(server, server.options), flush=True)
         stopped.wait()
         server.stop(grace)
     return 0
+
+
+def _greeting(server, options):
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    places = [f"gRPC on unix:{options.grpc_socket_path}"] if options.grpc_socket_path else []
+    if server.grpc_port is not None:
+        places.append(f"gRPC on {host}:{server.grpc_port}")
+    if server.rest_port is not None:
+        places.append(f"REST on {host}:{server.rest_port}")
+    reach = "\nOnly this machine can reach it; --host=0.0.0.0 opens it to others."
+    return f"Serving {' and '.join(places)}{reach if options.host in _LOOPBACK else ''}"
 
 
 @contextlib.contextmanager

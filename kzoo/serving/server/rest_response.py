@@ -122,7 +122,7 @@ class _Column:
 
 def _tokens(values, dtype, as_base64):
     if dtype in _DIGITS:
-        return _decimals(values, _DIGITS[dtype])
+        return decimals(values, _DIGITS[dtype])
     if dtype in _INTEGERS:
         return list(map(str, values.tolist()))
     if dtype == types_pb2.DT_BOOL:
@@ -134,8 +134,11 @@ def _tokens(values, dtype, as_base64):
     raise invalid_argument(f"Failed to write JSON value for tensor type: {dtype_name(dtype)}")
 
 
-def _decimals(values, digits):
-    """Six significant digits where they read back as the same number, else all of them."""
+def decimals(values, digits=_DIGITS[types_pb2.DT_FLOAT]):
+    """Returns the JSON tokens of a 1-D array of floats, of float32 unless `digits` says otherwise.
+
+    Six significant digits where they read back as the same number, else all of them.
+    """
     numbers = values.tolist()
     short = [f"{number:.6g}" for number in numbers]
     exact = np.array(short, np.float64).astype(values.dtype) == values if short else ()
