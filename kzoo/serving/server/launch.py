@@ -19,7 +19,6 @@ from kzoo.serving.server import flags as command_line_flags
 from kzoo.serving.server import options as server_options
 from kzoo.serving.server.errors import ServingError
 from kzoo.serving.server.server import ModelServer
-from kzoo.serving.server.session_config import session_config
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +122,6 @@ def _run_embedded(grace, flags):
     with _on_signal(stop):
         try:
             server = ModelServer(**server_options.from_flags(flags))
-            session_config(server.options)
             server.start()
             started.set()
         except ServingError as error:

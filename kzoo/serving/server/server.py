@@ -8,6 +8,7 @@ from kzoo.serving.server.grpc_server import GrpcServer
 from kzoo.serving.server.manager import ModelManager
 from kzoo.serving.server.options import ServerOptions
 from kzoo.serving.server.rest_server import RestServer
+from kzoo.serving.server.session_config import session_config
 
 
 class ModelServer:
@@ -32,6 +33,7 @@ class ModelServer:
 
     def __init__(self, model_name="default", base_path=None, **options):
         self.options = ServerOptions(model_name=model_name, base_path=base_path, **options)
+        session_config(self.options)  # a bad file is refused here, not with the first version
         self._batching = Batching(self.options) if self.options.enable_batching else None
         self._manager = ModelManager(self.options, self._load)
         self._grpc = self._rest = None
