@@ -285,7 +285,7 @@ def test_refused_routes(client, method, path, status, error):
 
 
 def test_paths_outside_of_the_api_are_not_found(client):
-    for path in ("/", "/statuspage", "/v2/models/half", "/monitoring/prometheus/metrics"):
+    for path in ("/index.html", "/statuspage", "/v2/models/half", "/monitoring/prometheus/metrics"):
         status, headers, text = client.http("GET", path)
         assert status == 404
         assert headers["Content-Type"].startswith("text/html")
@@ -325,7 +325,8 @@ def test_paths_outside_of_the_api_are_not_found(client):
         ('{"a": "\x01"}', "Invalid encoding in string. at offset: 7"),
         ('{"ä": x}', "Invalid value. at offset: 7"),  # the offset counts bytes
         ("[" * 100_000, "The document is nested too deeply."),
-        ('{"a": 1' + "0" * 5000 + "}", "Number too big to be stored in double."),
+        ('{"a": 1' + "0" * 5000 + "}", "Number too big to be stored in double. at offset: 6"),
+        ('{"1e999": -1e999}', "Number too big to be stored in double. at offset: 10"),
     ],
 )
 def test_malformed_json(client, body, error):
@@ -385,7 +386,7 @@ def test_bytes_that_are_not_utf8_are_kept(client):
          "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: JSON Value: "
          '{\n    "b64": "AA=="\n} Type: Object is not of expected type: float'),
         ("half", f'{{"inputs": [1{"0" * 400}]}}',
-         "JSON Parse error: Number too big to be stored in double."),
+         "JSON Parse error: Number too big to be stored in double. at offset: 12"),
         ("half", f'{{"inputs": {"[" * 300}1{"]" * 300}}}',
          "Tensors of more than 64 dimensions are not supported"),
         ("half", f'{{"inputs": [{"[" * 900}{"]" * 900}, 1]}}',

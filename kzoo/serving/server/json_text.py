@@ -1,13 +1,17 @@
 """JSON as RapidJSON reads and prints it, which is what TensorFlow Serving's clients see.
 
-Reading is done by the standard library; this module adds what differs: where parsing stops, the
-texts and byte offsets of parse errors, and the layout of the printed document.
+Good documents are read by orjson, all others by the standard library; this module adds what
+differs: where parsing stops, the texts and byte offsets of parse errors, and the layout of the
+printed document.
 """
 
 import base64
 import binascii
 import json
+import math
 import re
+
+import orjson
 
 from kzoo.serving.server.errors import invalid_argument
 
@@ -20,7 +24,7 @@ _SURROGATE = re.compile(
     r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     r"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
-_DECODER = json.JSONDecoder()
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _TYPES = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
 
 
@@ -40,6 +44,13 @@ def parse(body):
     Raises:
         ServingError: INVALID_ARGUMENT with RapidJSON's text and byte offset.
     """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:  # NaN and its like, text behind the value, what is malformed
+        return _parse_as_rapidjson(body)
+
+
+def _parse_as_rapidjson(body):
     if not body:
         raise invalid_argument("JSON Parse error: The document is empty")
     text = body.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
@@ -52,16 +63,38 @@ def parse(body):
         raise _parse_error(text, *_translate(text, error)) from error
     except RecursionError as error:
         raise invalid_argument("JSON Parse error: The document is nested too deeply.") from error
-    except ValueError as error:  # an integer of thousands of digits
-        raise number_too_big() from error
+    except OverflowError as error:
+        reason = "Number too big to be stored in double."
+        raise _parse_error(text, reason, _first_infinite_number(text, start)) from error
     for match in _SURROGATE.finditer(text) if "\\u" in text else ():
         if match.group(1):
             raise _parse_error(text, "The surrogate pair in string is invalid.", match.start())
     return document
 
 
-def number_too_big():
-    return invalid_argument("JSON Parse error: Number too big to be stored in double.")
+def _float(text):
+    value = float(text)
+    if math.isinf(value):
+        raise OverflowError(text)
+    return value
+
+
+def _integer(text):
+    """An integer of 64 bits, with or without a sign; beyond that a double, as in RapidJSON."""
+    value = int(text) if len(text) <= 20 else None
+    return _float(text) if value is None or not -(2**63) <= value < 2**64 else value
+
+
+def _first_infinite_number(text, start):
+    """Returns the position of the number that is beyond the range of a double."""
+    text = _STRING.sub(lambda string: " " * len(string.group()), text)
+    for number in _NUMBER.finditer(text, start):
+        if math.isinf(float(number.group())):
+            return number.start()
+    raise AssertionError("no number is too big")
+
+
+_DECODER = json.JSONDecoder(parse_float=_float, parse_int=_integer)
 
 
 def is_base64(value):

@@ -5,6 +5,7 @@ The arguments carry the names of TensorFlow Serving's own flags.
 
 import contextlib
 import dataclasses
+import gc
 import importlib.metadata
 import logging
 import os
@@ -124,6 +125,10 @@ def _run_embedded(grace, flags):
             server = ModelServer(**server_options.from_flags(flags))
             server.start()
             started.set()
+            # What is there now stays. Without this, the lists of a large JSON request make the
+            # garbage collector go through all of TensorFlow's objects again and again.
+            gc.collect()
+            gc.freeze()
         except ServingError as error:
             print(f"Failed to start server. Error: {error}", flush=True)
             return FAILED

@@ -13,7 +13,6 @@ from kzoo.serving.server.json_text import (
     debug_string,
     decode_base64,
     is_base64,
-    number_too_big,
     quote,
     type_name,
 )
@@ -131,20 +130,13 @@ def _convert(value, name, kind):
             )
         return int(value)
     if kind == "float_list":
-        return _to_float(value)
+        return float(value)
     if isinstance(value, str):
         return _encode(value)
     data = decode_base64(value["b64"])
     if data is None:
         raise invalid_argument("Unable to base64 decode")
     return data
-
-
-def _to_float(value):
-    try:
-        return float(value)
-    except OverflowError as error:  # an integer beyond the range of a double
-        raise number_too_big() from error
 
 
 def _encode(text):

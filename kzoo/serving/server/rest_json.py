@@ -18,7 +18,6 @@ from kzoo.serving.server.json_text import (
     debug_string,
     decode_base64,
     is_base64,
-    number_too_big,
     parse,
 )
 
@@ -157,10 +156,7 @@ def _flat_array(values, kinds, dtype):
 
 
 def _float_array(values, dtype):
-    try:
-        doubles = np.array(values, np.float64)
-    except OverflowError as error:  # an integer beyond the range of a double
-        raise number_too_big() from error
+    doubles = np.array(values, np.float64)
     with np.errstate(over="ignore"):
         return doubles.astype(dtype, copy=False)
 
