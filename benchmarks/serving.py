@@ -9,8 +9,8 @@ measured as well.
 
 import concurrent.futures
 import contextlib
-import json
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -50,7 +50,7 @@ def _measure_mlp(servers, seconds, report):
             rates = {
                 name: _rate(server, api, "mlp", 1, clients, seconds)
                 for name, server in servers.items()
-                if name != "batching"
+                if name not in ("threads", "batching")
             }
             _say(report, f"MLP, batch 1, {api}, {clients} clients", rates)
             goal = 0.8 if clients == 32 else None
@@ -70,7 +70,7 @@ def _measure_cnn(servers, folder, seconds, report):
             rates = {
                 name: 32 * _rate(server, api, "cnn", 32, 8, seconds, signature)
                 for name, server in servers.items()
-                if name not in ("batching", "echo")
+                if name not in ("threads", "batching", "echo")
             }
             what = f"CNN, {signature}, batch 32, {api}, 8 clients"
             _say(report, f"{what}: rows", {**rates, "in process": in_process})
@@ -81,12 +81,13 @@ def _measure_cnn(servers, folder, seconds, report):
             _against_real(report, what, rates)
     for api in ("gRPC", "REST"):
         rates = {
-            name: _rate(servers[name], api, "cnn", 1, 32, seconds) for name in ("kzoo", "batching")
+            name: _rate(servers[name], api, "cnn", 1, 32, seconds)
+            for name in ("kzoo", "threads", "batching")
         }
         _say(report, f"CNN, single rows, {api}, 32 clients", rates)
         report.add_ratio(
             f"CNN, single rows, {api}, 32 clients: with batching over without",
-            rates["batching"] / rates["kzoo"],
+            rates["batching"] / max(rates["kzoo"], rates["threads"]),
             at_least=1.5,
         )
 
@@ -213,7 +214,7 @@ class _Server:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self._ports = ports or self._process.stdout.readline().split()
+        self._ports = ports or re.findall(r":(\d+)", self._process.stdout.readline())
         if len(self._ports) != 2:
             raise RuntimeError(f"{' '.join(command)} did not start")
         self.model_server = model_server
@@ -235,18 +236,20 @@ class _Server:
 
 @contextlib.contextmanager
 def _servers(folder, config):
-    here = [sys.executable, "-m", "benchmarks.serving_servers"]
-    batching = {
-        "enable_batching": True,
-        "batching_parameters_file": str(folder / "batching.config"),
-    }
+    kzoo = [
+        *(sys.executable, "-c", "import kzoo.cli; kzoo.cli.main()", "serve", "--embedded"),
+        *("--port=0", "--rest_api_port=0", f"--model_config_file={config}"),
+    ]
+    batching = f"--batching_parameters_file={folder / 'batching.config'}"
+    # A batch holds no more requests than there are threads that wait for it.
+    threads = ["--grpc_max_threads=40", "--rest_api_num_threads=40"]
     servers = {}
     try:
-        servers["kzoo"] = _Server([*here, "kzoo", json.dumps({"model_config_file": config})])
-        servers["batching"] = _Server(
-            [*here, "kzoo", json.dumps({"model_config_file": config, **batching})]
-        )
-        servers["echo"] = _Server([*here, "echo", "300"], model_server=servers["kzoo"])
+        servers["kzoo"] = _Server(kzoo)
+        servers["threads"] = _Server([*kzoo, *threads])
+        servers["batching"] = _Server([*kzoo, *threads, "--enable_batching", batching])
+        echo = [sys.executable, "-m", "benchmarks.serving_echo", "300"]
+        servers["echo"] = _Server(echo, model_server=servers["kzoo"])
         binary = shutil.which("tensorflow_model_server")
         if binary:
             ports = _free_ports()
