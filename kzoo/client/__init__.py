@@ -1,8 +1,10 @@
 """A client for TensorFlow Serving and kzoo's embedded server that needs no TensorFlow.
 
-REST needs NumPy only; gRPC needs grpcio and protobuf as well (`pip install kzoo[client]`).
+REST needs NumPy only; gRPC needs grpcio and protobuf as well, REST of `AsyncClient` needs aiohttp
+(`pip install kzoo[client]`). They are imported when a client of theirs is made.
 """
 
+from kzoo.client.async_client import AsyncClient
 from kzoo.client.client import Client
 from kzoo.client.errors import (
     Aborted,
@@ -23,12 +25,15 @@ from kzoo.client.errors import (
     Unimplemented,
     Unknown,
 )
+from kzoo.client.examples import ClassScore
 from kzoo.client.metadata import Signature, TensorInfo, VersionStatus
 
 __all__ = [
     "Aborted",
     "AlreadyExists",
+    "AsyncClient",
     "Cancelled",
+    "ClassScore",
     "Client",
     "DataLoss",
     "DeadlineExceeded",

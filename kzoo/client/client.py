@@ -1,37 +1,39 @@
 """The client: one class for gRPC and REST."""
 
-import urllib.parse
-
-import numpy as np
-
-from kzoo.client.arguments import named_arrays, output_names, per_row
-from kzoo.client.deadlines import Deadline, call_with_retries, check_timeout
-from kzoo.client.errors import InvalidArgument, NotFound, ServingError, error
-from kzoo.client.rest import RestTransport
-from kzoo.client.tensors import as_input
-
-EXPLAIN_PREFIX = "explain_"
-IMAGE_SUFFIX = "_png"
-# Integers of a request, of each example, that it may leave to the explanation.
-_CHOICES = ("target", "steps")
-_POLL_SECONDS = 0.1
+from kzoo.client.questions import Question, explanation, image_explanation
+from kzoo.client.runtimes import Blocking, iterate, run
+from kzoo.client.session import AHEAD, Session
+from kzoo.client.tls import Tls
 
 
 class Client:
     """Asks one model of a TensorFlow Serving server for predictions and explanations.
 
-    Both transports give the same results and raise the same errors. A client may be used from
-    several threads; it keeps its connections open until it is closed.
+    Both transports give the same results and raise the same errors: subclasses of `ServingError`,
+    one per canonical code. A call ends by its timeout, whatever the server does, with
+    `DeadlineExceeded`. A client may be used from several threads. It connects when it is first
+    asked, reuses its connections (one for all calls over gRPC, one per call at the same time over
+    REST) and keeps them open until it is closed; one that the server has closed is replaced.
 
     Args:
-        address: "host:port" or "grpc://host:port" for gRPC, "http://host:port" for REST; a path
-            after the port is put before REST's "/v1".
+        address: "host:port" or "grpc://host:port" for gRPC, "grpcs://host:port" for gRPC over TLS,
+            "unix:///path" for gRPC on a UNIX socket; "http://host:port" or "https://host:port" for
+            REST; a path after the port is put before REST's "/v1".
         model: the model's name on the server.
         version: the version's number; None for the one that the server prefers, its newest.
         label: the version's label, instead of a number.
         timeout: seconds that a call may take, its retries included. Defaults to 10.
         retries: how many further attempts are made while the server is unavailable: UNAVAILABLE,
             HTTP 503, no connection. No other error is retried. Defaults to 2.
+        root_certificates: the authorities to trust, for "grpcs" and "https": PEM as bytes, or the
+            path of a file. None for the usual ones. With "unix" they say that the server wants TLS
+            on its socket too, in the name of "localhost".
+        private_key, certificate_chain: the client's own, for servers that ask for them (mutual
+            TLS); as `root_certificates`, and the key not encrypted.
+
+    Raises:
+        ValueError: an argument is not one of those above.
+        ModuleNotFoundError: the transport needs a package that is not installed.
 
     Example:
 
@@ -40,26 +42,25 @@ class Client:
     ...     maps = client.explain("saliency", images)["attributions"]
     """
 
-    def __init__(self, address, model, version=None, label=None, timeout=10.0, retries=2):
-        if not isinstance(model, str) or not model:
-            raise ValueError(f"`model` must be a name. Received: {model!r}")
-        if version is not None and label is not None:
-            raise ValueError(
-                f"Only one of `version` and `label` can be given. Received: {version}, {label!r}"
-            )
-        if version is not None and not _is_integer(version, at_least=0):
-            raise ValueError(f"`version` must be a number, 0 or more. Received: {version!r}")
-        if not _is_integer(retries, at_least=0):
-            raise ValueError(f"`retries` must be a number, 0 or more. Received: {retries!r}")
+    def __init__(
+        self,
+        address,
+        model,
+        version=None,
+        label=None,
+        timeout=10.0,
+        retries=2,
+        root_certificates=None,
+        private_key=None,
+        certificate_chain=None,
+    ):
         self.model = model
-        self._timeout = check_timeout(timeout)
-        self._retries = retries
-        self._transport = _connect(address, model, version, label)
-        self._label = label
-        self._signatures = None
-        self._closed = False
+        tls = Tls(root_certificates, private_key, certificate_chain)
+        self._session = Session(Blocking(), address, model, version, label, timeout, retries, tls)
 
-    def predict(self, inputs, signature_name="serving_default", outputs=None, timeout=None):
+    def predict(
+        self, inputs, signature_name="serving_default", outputs=None, timeout=None, chunk=None
+    ):
         """Calls a signature.
 
         Args:
@@ -67,7 +68,9 @@ class Client:
                 is the first dimension. Strings may be bytes or str.
             signature_name: the signature to call.
             outputs: names of the outputs wanted. None for all.
-            timeout: seconds for this call, instead of the client's.
+            timeout: seconds for this call, instead of the client's; with `chunk` for each request.
+            chunk: rows of one request, for batches that are too large for it; see
+                `predict_batches`. None sends all in one.
 
         Returns:
             {output: array}, with the signature's dtypes; strings as arrays of bytes objects.
@@ -77,30 +80,58 @@ class Client:
             NotFound: the server has no such model, version or signature.
             ServingError: any other error of the server or the way to it.
         """
+        question = Question(signature_name, inputs, outputs)
+        return run(self._session.answer(question, timeout, chunk))
 
-        def arrays(signature):
-            return named_arrays(inputs, signature, list(signature.inputs))
+    def predict_batches(
+        self,
+        inputs,
+        chunk=64,
+        signature_name="serving_default",
+        outputs=None,
+        timeout=None,
+        ahead=AHEAD,
+    ):
+        """Calls a signature for more rows than fit into one request, or into memory.
 
-        return self._predict(signature_name, arrays, outputs, timeout)
+        What is held is a few chunks, whatever the number of rows: inputs are sliced when their
+        turn comes (a memory-mapped array is read then), and no request is sent before an earlier
+        result has been taken where `ahead` are under way.
+
+        Args:
+            inputs: as in `predict`; arrays, lists or what can be sliced like them, with the same
+                number of rows in all.
+            chunk: rows of each request. None if `inputs` is an iterable of batches, which are sent
+                as they are, each as in `predict`.
+            signature_name, outputs: as in `predict`.
+            timeout: seconds for each request, instead of the client's.
+            ahead: how many requests are under way at most; 1 for one after the other.
+
+        Returns:
+            A generator of what `predict` returns, one per chunk and in their order. It ends at the
+            first error; what was ahead of that is dropped, as when the generator is closed.
+
+        Raises:
+            ServingError: as `predict`, when the chunk's turn comes; `chunk` is its index.
+        """
+        question = Question(signature_name, inputs, outputs)
+        return iterate(self._session.stream(question, timeout, chunk, ahead))
 
     def encode(self, inputs, signature_name="serving_default", outputs=None):
         """Returns the request that `predict` would send, for programs that send it themselves.
 
         Returns:
-            (URL, body): "grpc://host:port" and a serialized PredictRequest, or the "http://..."
-            to post to and its JSON, as bytes.
+            (URL, body): "grpc://host:port" ("grpcs://..." or "unix:path") and a serialized
+            PredictRequest, or the "http://..." or "https://..." to post to and its JSON, as bytes.
 
         Raises:
             InvalidArgument, NotFound, ServingError: as `predict`.
         """
+        return run(self._session.encode(Question(signature_name, inputs, outputs)))
 
-        def arrays(signature):
-            return named_arrays(inputs, signature, list(signature.inputs))
-
-        request = self._request(signature_name, arrays, outputs, self._deadline(None))
-        return self._server.encode(signature_name, *request)
-
-    def explain(self, method, inputs, target=None, outputs=None, timeout=None, **request):
+    def explain(
+        self, method, inputs, target=None, outputs=None, timeout=None, chunk=None, **request
+    ):
         """Asks why: calls the signature `explain_<method>`.
 
         Args:
@@ -109,7 +140,8 @@ class Client:
             target: the class to explain, for each example (int array of shape (batch,)) or one
                 for all (an int). -1 is the model's own top class, as is None; -2 its second.
             outputs: names of the outputs wanted. None for all.
-            timeout: seconds for this call, instead of the client's.
+            timeout: seconds for this call, instead of the client's; with `chunk` for each request.
+            chunk: rows of one request, as in `predict`.
             request: what else the method takes, such as `steps`, for each example or for all.
 
         Returns:
@@ -122,10 +154,33 @@ class Client:
             InvalidArgument: an input or `target` does not fit.
             ServingError: any other error of the server or the way to it.
         """
+        question = explanation(method, inputs, {"target": target, **request}, outputs)
+        return run(self._session.answer(question, timeout, chunk))
 
-        return self._explain(method, "", inputs, {"target": target, **request}, outputs, timeout)
+    def explain_batches(
+        self,
+        method,
+        inputs,
+        target=None,
+        chunk=64,
+        outputs=None,
+        timeout=None,
+        ahead=AHEAD,
+        **request,
+    ):
+        """As `explain`, for many rows: a generator as `predict_batches` returns it.
 
-    def explain_image(self, method, images, target=None, outputs=None, timeout=None, **request):
+        Args:
+            method, inputs, target, request: as for `explain`; a target for each example is
+                split with the inputs. With `chunk=None` they must be one for all.
+            chunk, outputs, timeout, ahead: as for `predict_batches`.
+        """
+        question = explanation(method, inputs, {"target": target, **request}, outputs)
+        return iterate(self._session.stream(question, timeout, chunk, ahead))
+
+    def explain_image(
+        self, method, images, target=None, outputs=None, timeout=None, chunk=None, **request
+    ):
         """As `explain`, for images as they are in files: calls `explain_<method>_png`.
 
         Args:
@@ -134,44 +189,59 @@ class Client:
         Returns:
             What `explain` returns, and "overlay_bytes" (batch,): each image with its heat map, PNG.
         """
-        images = [images] if isinstance(images, bytes) else images
-        inputs = np.array(images, object)
-        options = {"target": target, **request}
-        return self._explain(method, IMAGE_SUFFIX, inputs, options, outputs, timeout)
+        question = image_explanation(method, images, {"target": target, **request}, outputs)
+        return run(self._session.answer(question, timeout, chunk))
 
-    def _explain(self, method, suffix, inputs, options, outputs, timeout):
-        def arrays(signature):
-            brought = {name for name, value in options.items() if value is not None}
-            unknown = sorted(brought - set(signature.inputs))
-            if unknown:
-                message = f"Method {method!r} takes no `{unknown[0]}`."
-                raise error("INVALID_ARGUMENT", message)
-            choices = [name for name in signature.inputs if name in (*_CHOICES, *options)]
-            names = [name for name in signature.inputs if name not in choices]
-            batch = named_arrays(inputs, signature, names)
-            for name in choices:
-                if name in _CHOICES:
-                    batch[name] = per_row(name, options.get(name), batch)
-                else:
-                    batch[name] = as_input(name, options[name], signature.inputs[name])
-            return batch
+    def classify(self, examples, signature_name="serving_default", context=None, timeout=None):
+        """Calls a signature over tf.Examples that classifies.
 
-        return self._predict(f"{EXPLAIN_PREFIX}{method}{suffix}", arrays, outputs, timeout)
+        Args:
+            examples: a list of dicts {feature: value, list or array}, one per Example. Strings
+                become a feature of bytes, whole numbers and booleans one of int64, other numbers
+                one of float.
+            signature_name: the signature to call.
+            context: features that all the examples share, a dict; None for none.
+            timeout: seconds for this call, instead of the client's.
+
+        Returns:
+            For each Example a list of `ClassScore`: pairs of label (str) and score (float). A
+            model without labels or without scores gives "" or 0.
+
+        Raises:
+            InvalidArgument: a feature holds something else, or the signature does not classify.
+            NotFound, ServingError: as `predict`.
+        """
+        return run(self._session.classify(examples, signature_name, context, timeout))
+
+    def regress(self, examples, signature_name="serving_default", context=None, timeout=None):
+        """Calls a signature over tf.Examples that gives one number for each.
+
+        Args:
+            examples, signature_name, context, timeout: as for `classify`.
+
+        Returns:
+            float32 array of shape (batch,).
+
+        Raises:
+            InvalidArgument: a feature holds something else, or the signature does not regress.
+            NotFound, ServingError: as `predict`.
+        """
+        return run(self._session.regress(examples, signature_name, context, timeout))
 
     def methods(self, timeout=None):
         """Returns the names of the explanation methods that the model is served with, sorted."""
-        return _methods(self.metadata(timeout))
+        return run(self._session.methods(timeout))
 
     def metadata(self, timeout=None):
         """Returns the model's signatures, {name: `Signature`}."""
-        return self._fetch_signatures(self._deadline(timeout))
+        return run(self._session.metadata(timeout))
 
     def status(self, timeout=None):
         """Returns a `VersionStatus` for every version, or for the client's version, as a list.
 
         A label does not restrict it: servers give the status by number only.
         """
-        return self._call(self._server.status, self._deadline(timeout))
+        return run(self._session.status(timeout))
 
     def wait_ready(self, timeout=60.0):
         """Waits until the model answers, also through a server that is not yet there.
@@ -182,137 +252,14 @@ class Client:
         Raises:
             DeadlineExceeded: the model was not ready in time; the message says what was last seen.
         """
-        deadline = Deadline(timeout)
-        seen = self._not_ready(deadline)
-        while seen is not None:
-            if not deadline.sleep(_POLL_SECONDS):
-                message = f"Model {self.model!r} was not ready within {timeout:g} s: {seen}"
-                raise error("DEADLINE_EXCEEDED", message)
-            seen = self._not_ready(deadline)
+        run(self._session.wait_ready(timeout))
 
     def close(self):
         """Closes the connections; the client cannot be used afterwards."""
-        self._closed = True
-        self._transport.close()
+        run(self._session.close())
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
         self.close()
-
-    def _predict(self, signature_name, arrays, outputs, timeout):
-        deadline = self._deadline(timeout)
-        request = self._request(signature_name, arrays, outputs, deadline)
-        try:
-            return self._call(
-                lambda deadline: self._server.predict(signature_name, *request, deadline),
-                deadline,
-            )
-        except ServingError:
-            # The server may have gone on to a version with other signatures.
-            self._signatures = None
-            raise
-
-    def _request(self, signature_name, arrays, outputs, deadline):
-        """(signature, {input: array}, outputs), checked against the signatures known, and if they
-        do not fit, against fresh ones."""
-
-        def prepared(signatures):
-            signature = self._signature(signatures, signature_name)
-            return signature, arrays(signature), output_names(outputs, signature)
-
-        known = self._signatures
-        if known is not None:
-            try:
-                return prepared(known)
-            except (InvalidArgument, NotFound):
-                pass
-        return prepared(self._fetch_signatures(deadline))
-
-    def _fetch_signatures(self, deadline):
-        signatures = self._call(self._server.metadata, deadline)
-        self._signatures = signatures
-        return signatures
-
-    def _call(self, call, deadline):
-        return call_with_retries(call, deadline, self._retries)
-
-    def _deadline(self, timeout):
-        return Deadline(self._timeout if timeout is None else timeout)
-
-    @property
-    def _server(self):
-        if self._closed:
-            raise ValueError("The client is closed.")
-        return self._transport
-
-    def _signature(self, signatures, name):
-        if name in signatures:
-            return signatures[name]
-        if name.startswith(EXPLAIN_PREFIX):
-            known, kind = _methods(signatures), "explanation method"
-            name = name.removeprefix(EXPLAIN_PREFIX)
-        else:
-            known, kind = sorted(signatures), "signature"
-        message = f"Model {self.model!r} has no {kind} {name!r}. It has: {', '.join(known)}"
-        raise error("NOT_FOUND", message)
-
-    def _not_ready(self, deadline):
-        """Why the model does not answer yet; None if it does."""
-        try:
-            states = self._server.status(deadline)
-            if all(state.state != "AVAILABLE" for state in states):
-                return states
-            if self._label is not None:
-                self._server.metadata(deadline)
-        except ServingError as problem:
-            return problem
-        return None
-
-
-def _connect(address, model, version, label):
-    url = _split(address)
-    if url is None:
-        raise ValueError(
-            '`address` must be "host:port", "grpc://host:port" or "http://host:port". '
-            f"Received: {address!r}"
-        )
-    if url.scheme == "http":
-        return RestTransport(url.netloc, url.path.rstrip("/"), model, version, label)
-    try:
-        from kzoo.client.grpc_transport import GrpcTransport
-    except ModuleNotFoundError as problem:
-        raise ModuleNotFoundError(
-            f"gRPC needs the packages grpcio and protobuf ({problem}): `pip install kzoo[client]`,"
-            ' or use REST: "http://host:port".',
-            name=problem.name,
-        ) from None
-    return GrpcTransport(url.netloc, model, version, label)
-
-
-def _split(address):
-    """The parts of an address; None if it is none."""
-    if not isinstance(address, str):
-        return None
-    try:
-        url = urllib.parse.urlsplit(address if "://" in address else f"grpc://{address}")
-        port = url.port
-    except ValueError:  # a port that is no number
-        return None
-    complete = url.hostname and (url.scheme == "http" or (port and not url.path))
-    known = url.scheme in ("grpc", "http") and not (url.query or url.fragment or url.username)
-    return url if known and complete else None
-
-
-def _is_integer(value, at_least):
-    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
-
-
-def _methods(signatures):
-    """Methods with a signature of their own; those from image bytes are not counted again."""
-    return sorted(
-        name.removeprefix(EXPLAIN_PREFIX)
-        for name in signatures
-        if name.startswith(EXPLAIN_PREFIX) and not name.endswith(IMAGE_SUFFIX)
-    )

@@ -1,9 +1,9 @@
-"""The time a call may take, and trying again within it."""
+"""The time a call may take, and the pauses before trying again within it."""
 
 import random
 import time
 
-from kzoo.client.errors import Unavailable, error
+from kzoo.client.errors import error
 
 FIRST_PAUSE = 0.1  # seconds; doubled for each further attempt, less up to half of it by chance
 
@@ -27,29 +27,18 @@ class Deadline:
         """Seconds left; raises `DeadlineExceeded` when there are none."""
         seconds = self._end - time.monotonic()
         if seconds <= 0:
-            raise error("DEADLINE_EXCEEDED", f"No answer within {self.timeout:g} s.")
+            raise self.exceeded()
         return seconds
 
-    def sleep(self, seconds):
-        """Sleeps, and returns whether there was time for it; if not, returns at once."""
-        if time.monotonic() + seconds >= self._end:
-            return False
-        time.sleep(seconds)
-        return True
+    def allows(self, seconds):
+        """Whether there is more time left than this."""
+        return time.monotonic() + seconds < self._end
+
+    def exceeded(self):
+        """Returns the error of a call that has not ended in time."""
+        return error("DEADLINE_EXCEEDED", f"No answer within {self.timeout:g} s.")
 
 
-def call_with_retries(call, deadline, retries):
-    """Returns `call(deadline)`, called again after a pause while it raises `Unavailable`.
-
-    Args:
-        call: the function; it must respect the deadline itself.
-        deadline: a `Deadline` for all attempts and pauses together.
-        retries: how many attempts may follow the first.
-    """
-    for attempt in range(retries + 1):
-        try:
-            return call(deadline)
-        except Unavailable:
-            pause = FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.0)
-            if attempt == retries or not deadline.sleep(pause):
-                raise
+def pause_after(attempt):
+    """Returns for how many seconds to wait after attempt 0, 1, ... found the server unavailable."""
+    return FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.0)

@@ -7,15 +7,20 @@ class ServingError(RuntimeError):
     Args:
         code: a canonical code as gRPC names it, for example "NOT_FOUND".
         message: the server's text, unchanged; or the client's own, for what it refused itself.
+
+    Attributes:
+        chunk: of a call in chunks the index of the one that failed, from 0; None for other calls.
     """
 
     def __init__(self, code, message):
         super().__init__(code, message)
         self.code = code
         self.message = message
+        self.chunk = None
 
     def __str__(self):
-        return f"{self.code}: {self.message}"
+        place = "" if self.chunk is None else f" (chunk {self.chunk})"
+        return f"{self.code}: {self.message}{place}"
 
 
 class Cancelled(ServingError):

@@ -1,18 +1,14 @@
-"""TensorFlow Serving's gRPC API."""
+"""Calls over gRPC, blocking and asynchronous."""
+
+import asyncio
+import functools
 
 import grpc
 
-from kzoo.client import protocol
 from kzoo.client.errors import error
-from kzoo.client.metadata import (
-    Signature,
-    TensorInfo,
-    VersionStatus,
-    callable_signatures,
-    dtype_name,
-    shape_of,
-)
-from kzoo.client.tensor_protos import from_proto, to_proto
+from kzoo.client.grpc_requests import PREDICT
+
+__all__ = ["CHANNEL_OPTIONS", "PREDICT", "AsyncGrpcTransport", "GrpcTransport"]
 
 CHANNEL_OPTIONS = {
     "grpc.max_send_message_length": -1,
@@ -20,123 +16,73 @@ CHANNEL_OPTIONS = {
     # The client counts its attempts itself, and a new connection must be tried by the next one.
     "grpc.enable_retries": 0,
     "grpc.initial_reconnect_backoff_ms": 50,
-    "grpc.min_reconnect_backoff_ms": 50,
     "grpc.max_reconnect_backoff_ms": 1000,
     # Straight to the server and alone, as the REST transport.
     "grpc.enable_http_proxy": 0,
     "grpc.use_local_subchannel_pool": 1,
 }
-PREDICT = "/tensorflow.serving.PredictionService/Predict"
-METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
-STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
 
 class GrpcTransport:
-    """One model of a gRPC server.
+    """A channel to a server: one connection, which all calls share.
 
     Args:
-        target: "host:port".
-        model: the model's name.
-        version: a version's number, or None.
-        label: a version's label, or None.
+        address: `Address` of scheme "grpc", "grpcs" or "unix".
+        tls: `Tls`; used if the address is secure, and for a UNIX socket if anything is given.
     """
 
-    def __init__(self, target, model, version=None, label=None):
-        self._target = target
-        self._model = model
-        self._version = version
-        self._label = label
-        self._channel = grpc.insecure_channel(target, options=list(CHANNEL_OPTIONS.items()))
-        self._predict = self._method(PREDICT, protocol.PredictResponse)
-        self._metadata = self._method(METADATA, protocol.GetModelMetadataResponse)
-        self._status = self._method(STATUS, protocol.GetModelStatusResponse)
+    def __init__(self, address, tls):
+        self._channel = _open(grpc, address.target, _credentials(address, tls))
 
-    def predict(self, signature_name, signature, inputs, outputs, deadline):
-        """Returns the arrays named in `outputs`; `inputs` are arrays of the signature's dtypes."""
-        request = self._request(signature_name, signature, inputs, outputs)
-        tensors = _call(self._predict, request, deadline).outputs
-        missing = [name for name in outputs if name not in tensors]
-        if missing:
-            message = f"The answer does not fit signature {signature_name!r}: no {missing}"
-            raise error("INTERNAL", message)
-        return {name: from_proto(tensors[name]) for name in outputs}
+    async def send(self, call, deadline):
+        """Returns the serialized answer to a `Call`, without ever suspending."""
+        try:
+            return self._channel.unary_unary(call.path)(call.body, timeout=deadline.left())
+        except grpc.RpcError as problem:
+            raise _serving_error(problem) from None
 
-    def encode(self, *request):
-        """Returns the URL and the body of the request that `predict` sends."""
-        return f"grpc://{self._target}", self._request(*request).SerializeToString()
-
-    def _request(self, signature_name, signature, inputs, outputs):
-        request = protocol.PredictRequest(model_spec=self._spec(signature_name=signature_name))
-        for name, array in inputs.items():
-            request.inputs[name].CopyFrom(to_proto(array))
-        if set(outputs) != set(signature.outputs):
-            request.output_filter.extend(outputs)
-        return request
-
-    def status(self, deadline):
-        """Returns a list of `VersionStatus`."""
-        spec = self._spec()
-        spec.ClearField("version_label")
-        request = protocol.GetModelStatusRequest(model_spec=spec)
-        answer = _call(self._status, request, deadline)
-        return [_version_status(entry) for entry in answer.model_version_status]
-
-    def metadata(self, deadline):
-        """Returns {name: `Signature`}."""
-        request = protocol.GetModelMetadataRequest(
-            model_spec=self._spec(), metadata_field=["signature_def"]
-        )
-        answer = _call(self._metadata, request, deadline)
-        signatures = protocol.SignatureDefMap.FromString(answer.metadata["signature_def"].value)
-        return callable_signatures(
-            (name, _signature(value)) for name, value in signatures.signature_def.items()
-        )
-
-    def close(self):
+    async def close(self):
         self._channel.close()
 
-    def _method(self, name, response):
-        return self._channel.unary_unary(
-            name,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=response.FromString,
-        )
 
-    def _spec(self, signature_name=""):
-        spec = protocol.ModelSpec(name=self._model, signature_name=signature_name)
-        if self._version is not None:
-            spec.version.value = self._version
-        if self._label is not None:
-            spec.version_label = self._label
-        return spec
+class AsyncGrpcTransport:
+    """The same for an event loop: that of the first call."""
 
+    def __init__(self, address, tls):
+        credentials = _credentials(address, tls)
+        self._open = functools.partial(_open, grpc.aio, address.target, credentials)
+        self._channel = None
+        self._closed = False
 
-def _call(method, request, deadline):
-    try:
-        return method(request, timeout=deadline.left())
-    except grpc.RpcError as problem:
-        raise error(problem.code().name, problem.details()) from None
+    async def send(self, call, deadline):
+        """Returns the serialized answer to a `Call`."""
+        if self._channel is None:
+            self._channel = self._open()
+        try:
+            return await self._channel.unary_unary(call.path)(call.body, timeout=deadline.left())
+        except grpc.RpcError as problem:
+            raise _serving_error(problem) from None
+        except asyncio.CancelledError:
+            if self._closed and not asyncio.current_task().cancelling():
+                raise error("CANCELLED", "The client was closed.") from None
+            raise
 
-
-def _version_status(entry):
-    return VersionStatus(
-        version=entry.version,
-        state=protocol.enum_name("tensorflow.serving.ModelVersionStatus.State", entry.state),
-        error_code=protocol.enum_name("tensorflow.error.Code", entry.status.error_code),
-        error_message=entry.status.error_message,
-    )
+    async def close(self):
+        self._closed = True
+        if self._channel is not None:
+            await self._channel.close()
 
 
-def _signature(value):
-    return Signature(
-        inputs={name: _tensor_info(info) for name, info in sorted(value.inputs.items())},
-        outputs={name: _tensor_info(info) for name, info in sorted(value.outputs.items())},
-    )
+def _credentials(address, tls):
+    return tls.channel_credentials() if address.is_secure or tls else None
 
 
-def _tensor_info(info):
-    shape = info.tensor_shape
-    return TensorInfo(
-        dtype_name(protocol.enum_name("tensorflow.DataType", info.dtype)),
-        shape_of([dim.size for dim in shape.dim], shape.unknown_rank),
-    )
+def _open(api, target, credentials):
+    options = list(CHANNEL_OPTIONS.items())
+    if credentials is None:
+        return api.insecure_channel(target, options)
+    return api.secure_channel(target, credentials, options)
+
+
+def _serving_error(problem):
+    return error(problem.code().name, problem.details())

@@ -130,7 +130,10 @@ class _Recorder:
 
 
 async def _run(url, body, clients, timeout, run, warm_up):
-    senders = _grpc_senders if url.startswith("grpc://") else _rest_senders
+    scheme = url.partition(":")[0]
+    if scheme not in ("grpc", "http"):
+        raise ValueError(f"`client` must use an address without TLS. Received: {url!r}")
+    senders = _grpc_senders if scheme == "grpc" else _rest_senders
     async with senders(url, body, clients, timeout) as sending:
         end = time.perf_counter() + warm_up
         while time.perf_counter() < end:

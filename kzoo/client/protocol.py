@@ -53,6 +53,13 @@ _MESSAGES = {
     "tensorflow.SignatureDef": """
         map<string, TensorInfo> inputs = 1; map<string, TensorInfo> outputs = 2;
         string method_name = 3;""",
+    "tensorflow.BytesList": "repeated bytes value = 1;",
+    "tensorflow.FloatList": "repeated float value = 1;",
+    "tensorflow.Int64List": "repeated int64 value = 1;",
+    "tensorflow.Feature":
+        "BytesList bytes_list = 1; FloatList float_list = 2; Int64List int64_list = 3;",
+    "tensorflow.Features": "map<string, Feature> feature = 1;",
+    "tensorflow.Example": "Features features = 1;",
     "tensorflow.serving.ModelSpec": """
         string name = 1; google.protobuf.Int64Value version = 2; string signature_name = 3;
         string version_label = 4;""",
@@ -61,6 +68,22 @@ _MESSAGES = {
         repeated string output_filter = 3;""",
     "tensorflow.serving.PredictResponse":
         "map<string, TensorProto> outputs = 1; ModelSpec model_spec = 2;",
+    "tensorflow.serving.ExampleList": "repeated Example examples = 1;",
+    "tensorflow.serving.ExampleListWithContext":
+        "repeated Example examples = 1; Example context = 2;",
+    "tensorflow.serving.Input":
+        "ExampleList example_list = 1; ExampleListWithContext example_list_with_context = 2;",
+    "tensorflow.serving.ClassificationRequest": "ModelSpec model_spec = 1; Input input = 2;",
+    "tensorflow.serving.ClassificationResponse":
+        "ClassificationResult result = 1; ModelSpec model_spec = 2;",
+    "tensorflow.serving.ClassificationResult": "repeated Classifications classifications = 1;",
+    "tensorflow.serving.Classifications": "repeated Class classes = 1;",
+    "tensorflow.serving.Class": "string label = 1; float score = 2;",
+    "tensorflow.serving.RegressionRequest": "ModelSpec model_spec = 1; Input input = 2;",
+    "tensorflow.serving.RegressionResponse":
+        "RegressionResult result = 1; ModelSpec model_spec = 2;",
+    "tensorflow.serving.RegressionResult": "repeated Regression regressions = 1;",
+    "tensorflow.serving.Regression": "float value = 1;",
     "tensorflow.serving.GetModelStatusRequest": "ModelSpec model_spec = 1;",
     "tensorflow.serving.GetModelStatusResponse":
         "repeated ModelVersionStatus model_version_status = 1;",
@@ -157,6 +180,14 @@ SignatureDefMap = _message("tensorflow.serving.SignatureDefMap")
 ModelSpec = _message("tensorflow.serving.ModelSpec")
 PredictRequest = _message("tensorflow.serving.PredictRequest")
 PredictResponse = _message("tensorflow.serving.PredictResponse")
+Example = _message("tensorflow.Example")
+ExampleList = _message("tensorflow.serving.ExampleList")
+ExampleListWithContext = _message("tensorflow.serving.ExampleListWithContext")
+Input = _message("tensorflow.serving.Input")
+ClassificationRequest = _message("tensorflow.serving.ClassificationRequest")
+ClassificationResponse = _message("tensorflow.serving.ClassificationResponse")
+RegressionRequest = _message("tensorflow.serving.RegressionRequest")
+RegressionResponse = _message("tensorflow.serving.RegressionResponse")
 GetModelStatusRequest = _message("tensorflow.serving.GetModelStatusRequest")
 GetModelStatusResponse = _message("tensorflow.serving.GetModelStatusResponse")
 ModelVersionStatus = _message("tensorflow.serving.ModelVersionStatus")

@@ -76,7 +76,9 @@ class FakeModel:
         delay: seconds that a predict call takes.
         states: what status answers: (version, state, code, message).
         received: the inputs of the last predict call; output_filter: its filter, over gRPC.
+        under_way, most_under_way: predict calls, now and at most.
         connections: how many connections REST has accepted.
+        paths: the paths of REST's requests.
         drops_connections: whether REST closes each connection after one answer.
     """
 
@@ -89,7 +91,9 @@ class FakeModel:
         self.states = [(3, "AVAILABLE", "OK", ""), (2, "END", "NOT_FOUND", "no saved_model.pb")]
         self.received = None
         self.output_filter = None
+        self.under_way = self.most_under_way = 0
         self.connections = 0
+        self.paths = []
         self.drops_connections = False
         self._lock = threading.Lock()
 
@@ -101,8 +105,12 @@ class FakeModel:
             raise Refusal("NOT_FOUND", f"Servable not found for request: {name}")
 
     def check(self):
+        with self._lock:
+            self.under_way += 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
         time.sleep(self.delay)
         with self._lock:
+            self.under_way -= 1
             failure = self.failures.pop(0) if self.failures else None
         if failure:
             raise Refusal(*failure)
@@ -199,15 +207,20 @@ class _Grpc(
 
 
 @contextlib.contextmanager
-def grpc_server(model, port=0):
-    """Yields the address of a gRPC server for the model."""
+def grpc_server(model, port=0, credentials=None, path=None):
+    """Yields the address of a gRPC server for the model; with a path on a UNIX socket as well."""
     server = grpc.server(futures.ThreadPoolExecutor(8))
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Grpc(model), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(_Grpc(model), server)
-    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    if path is not None:
+        server.add_insecure_port(f"unix:{path}")
+    if credentials is None:
+        address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+    else:
+        address = f"grpcs://localhost:{server.add_secure_port(f'localhost:{port}', credentials)}"
     server.start()
     try:
-        yield f"127.0.0.1:{port}"
+        yield address
     finally:
         server.stop(0).wait()
 
@@ -266,6 +279,7 @@ class _Rest(http.server.BaseHTTPRequestHandler):
 
     def _respond(self, body):
         model, match = self.server.model, _PATH.fullmatch(self.path)
+        model.paths.append(self.path)
         name, label = urllib.parse.unquote(match["name"]), match["label"]
         version = int(match["version"]) if match["version"] else None
         what = {":predict": "predict", "/metadata": "metadata", None: "status"}[match["verb"]]
@@ -319,16 +333,24 @@ class _Rest(http.server.BaseHTTPRequestHandler):
 class _RestServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
+    def handle_error(self, request, client_address):
+        pass  # refused certificates, and clients that hang up
+
 
 @contextlib.contextmanager
-def rest_server(model, port=0):
-    """Yields the address of a REST server for the model."""
+def rest_server(model, port=0, context=None):
+    """Yields the address of a REST server for the model; with an `ssl.SSLContext` over TLS."""
     with _RestServer(("127.0.0.1", port), _Rest) as server:
         server.model = model
+        if context is not None:  # hands are shaken in the thread that reads
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            host = "http://127.0.0.1" if context is None else "https://localhost"
+            yield f"{host}:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()

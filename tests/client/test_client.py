@@ -1,4 +1,4 @@
-"""The client against small servers; every test runs over gRPC and over REST."""
+"""The clients against small servers; blocking and asynchronous, over gRPC and over REST."""
 
 import socket
 import threading
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kzoo import client as kzoo_client
-from kzoo.client import Client, Signature, TensorInfo, VersionStatus
+from kzoo.client import AsyncClient, Client, Signature, TensorInfo, VersionStatus
 from tests.client import servers
 from tests.client.servers import HTTP_STATUS, X
 
@@ -172,25 +172,25 @@ def test_metadata_describes_the_signatures(client):
     assert signatures["mixed"].inputs["text_bytes"] == TensorInfo("string", (None,))
 
 
-def test_status_lists_the_versions(client, address, model):
+def test_status_lists_the_versions(connect, client, address, model):
     failed = VersionStatus(2, "END", "NOT_FOUND", "no saved_model.pb")
     assert client.status() == [VersionStatus(3, "AVAILABLE", "OK", ""), failed]
-    with Client(address, "digits", version=2) as pinned:
+    with connect(address, "digits", version=2) as pinned:
         assert pinned.status() == [failed]
-    with Client(address, "digits", label="stable") as labelled:
+    with connect(address, "digits", label="stable") as labelled:
         assert labelled.status() == client.status()
     assert model.specs == [(None, None), (2, None), (None, None), (None, None)]
 
 
 @pytest.mark.parametrize(("version", "label"), [(None, None), (3, None), (None, "stable")])
-def test_version_and_label_reach_the_server(address, model, version, label):
-    with Client(address, "digits", version=version, label=label) as client:
+def test_version_and_label_reach_the_server(connect, address, model, version, label):
+    with connect(address, "digits", version=version, label=label) as client:
         client.predict(BATCH)
     assert model.specs == [(version, label)] * 2  # metadata, then predict
 
 
-def test_unknown_model(address):
-    with Client(address, "other / model") as client:
+def test_unknown_model(connect, address):
+    with connect(address, "other / model") as client:
         with pytest.raises(kzoo_client.NotFound, match=r"Servable not found .* other / model"):
             client.predict(BATCH)
 
@@ -216,9 +216,9 @@ def test_retries_while_unavailable(client, model):
     assert model.calls["predict"] == 3
 
 
-def test_gives_up_after_the_last_retry(address, model):
+def test_gives_up_after_the_last_retry(connect, address, model):
     model.failures = [("UNAVAILABLE", "loading")] * 9
-    with Client(address, "digits", retries=1) as client:
+    with connect(address, "digits", retries=1) as client:
         with pytest.raises(kzoo_client.Unavailable, match="loading"):
             client.predict(BATCH)
     assert model.calls["predict"] == 2
@@ -248,13 +248,13 @@ def address_of(serve, port):
     return f"{scheme}://127.0.0.1:{port}"
 
 
-def test_connection_refused_is_unavailable(serve):
-    with Client(address_of(serve, free_port()), "digits", retries=0) as client:
+def test_connection_refused_is_unavailable(connect, serve):
+    with connect(address_of(serve, free_port()), "digits", retries=0) as client:
         with pytest.raises(kzoo_client.Unavailable):
             client.status()
 
 
-def test_retries_until_the_server_is_there(serve, model):
+def test_retries_until_the_server_is_there(connect, serve, model):
     port = free_port()
     done = threading.Event()
 
@@ -265,15 +265,15 @@ def test_retries_until_the_server_is_there(serve, model):
 
     starter = threading.Thread(target=start_later)
     starter.start()
-    with Client(address_of(serve, port), "digits", retries=8) as client:
+    with connect(address_of(serve, port), "digits", retries=8) as client:
         assert client.predict(BATCH)["top"].tolist() == [1, 0]
     done.set()
     starter.join()
 
 
-def test_survives_a_restart_of_the_server(serve, model):
+def test_survives_a_restart_of_the_server(connect, serve, model):
     port = free_port()
-    with Client(address_of(serve, port), "digits", retries=8) as client:
+    with connect(address_of(serve, port), "digits", retries=8) as client:
         for _ in range(2):
             with serve(model, port):
                 assert client.predict(BATCH)["top"].tolist() == [1, 0]
@@ -297,10 +297,10 @@ def test_several_threads_share_a_client(client):
     assert not wrong
 
 
-def test_wait_ready_waits_for_server_and_version(serve, model):
+def test_wait_ready_waits_for_server_and_version(connect, serve, model):
     port = free_port()
     available, model.states = model.states, [(3, "LOADING", "OK", "")]
-    with Client(address_of(serve, port), "digits") as client:
+    with connect(address_of(serve, port), "digits") as client:
         with pytest.raises(
             kzoo_client.DeadlineExceeded, match=r"'digits' was not ready .* UNAVAIL"
         ):
@@ -312,8 +312,8 @@ def test_wait_ready_waits_for_server_and_version(serve, model):
             client.wait_ready(5.0)
 
 
-def test_a_closed_client_says_so(address):
-    with Client(address, "digits") as client:
+def test_a_closed_client_says_so(connect, address):
+    with connect(address, "digits") as client:
         client.predict(BATCH)
     for call in (client.status, client.wait_ready, lambda: client.predict(BATCH)):
         with pytest.raises(ValueError, match="client is closed"):
@@ -328,6 +328,10 @@ def test_a_closed_client_says_so(address):
         ({"address": "grpc://localhost:8500/path"}, "`address` must be"),
         ({"address": "http://localhost:port"}, "`address` must be"),
         ({"address": 8500}, "`address` must be"),
+        ({"address": "grpcs://localhost"}, "`address` must be"),
+        ({"address": "https://user@localhost"}, "`address` must be"),
+        ({"address": "unix:"}, "`address` must be"),
+        ({"address": "unix://host/path"}, "`address` must be"),
         ({"model": ""}, "`model` must be a name"),
         ({"version": 1, "label": "stable"}, "Only one of"),
         ({"version": "1"}, "`version` must be"),
@@ -335,6 +339,7 @@ def test_a_closed_client_says_so(address):
         ({"timeout": 0}, "`timeout` must be a positive"),
     ],
 )
-def test_refuses_wrong_arguments(arguments, message):
+@pytest.mark.parametrize("cls", [Client, AsyncClient])
+def test_refuses_wrong_arguments(cls, arguments, message):
     with pytest.raises(ValueError, match=message):
-        Client(**{"address": "http://localhost:8501", "model": "digits", **arguments})
+        cls(**{"address": "http://localhost:8501", "model": "digits", **arguments})

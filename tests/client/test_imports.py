@@ -8,24 +8,30 @@ import kzoo
 
 PROGRAM = """
 import sys
-from kzoo.client import Client
+from kzoo.client import AsyncClient, Client
+
+def loaded():
+    return {name.partition(".")[0] for name in sys.modules}
 
 Client("http://localhost:8501", model="digits").close()
-loaded = {name.partition(".")[0] for name in sys.modules}
-assert not loaded & {"grpc", "google", "ml_dtypes", "keras", "tensorflow"}, loaded
+optional = {"aiohttp", "grpc", "google", "ml_dtypes", "keras", "tensorflow"}
+assert not loaded() & optional, loaded()
+AsyncClient("http://localhost:8501", model="digits")
+assert loaded() & optional == {"aiohttp"}, loaded()
 Client("localhost:8500", model="digits").close()
-loaded = {name.partition(".")[0] for name in sys.modules}
-assert "grpc" in loaded
-assert not loaded & {"keras", "tensorflow", "tensorflow_serving"}, loaded
+AsyncClient("localhost:8500", model="digits")
+assert "grpc" in loaded()
+assert not loaded() & {"keras", "tensorflow", "tensorflow_serving"}, loaded()
 
-sys.modules["grpc"] = None
-del sys.modules["kzoo.client.grpc_transport"]
-try:
-    Client("localhost:8500", model="digits")
-except ModuleNotFoundError as error:
-    assert "pip install kzoo[client]" in str(error), error
-else:
-    raise AssertionError("no error without grpcio")
+sys.modules["grpc"] = sys.modules["aiohttp"] = None
+del sys.modules["kzoo.client.grpc_transport"], sys.modules["kzoo.client.async_rest"]
+for cls, address in ((Client, "localhost:8500"), (AsyncClient, "http://localhost:8501")):
+    try:
+        cls(address, model="digits")
+    except ModuleNotFoundError as error:
+        assert "pip install kzoo[client]" in str(error), error
+    else:
+        raise AssertionError(f"no error of {cls} without its packages")
 """
 
 

@@ -10,6 +10,11 @@ from kzoo.client.metadata import Signature
 BATCH = np.array([[1.0, 5.0, 2.0]], dtype=np.float32)
 
 
+@pytest.fixture
+def connect():
+    return Client
+
+
 def test_closed_loop_counts_every_answer(client, model):
     model.delay = 0.005
     load = closed_loop(client, BATCH, clients=3, seconds=0.3)

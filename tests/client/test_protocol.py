@@ -10,10 +10,13 @@ from google.protobuf import descriptor_pb2
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorflow.core.protobuf import error_codes_pb2, meta_graph_pb2
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    input_pb2,
     model_pb2,
     predict_pb2,
+    regression_pb2,
     status_pb2,
 )
 
@@ -37,6 +40,24 @@ PUBLISHED = [
     get_model_metadata_pb2.GetModelMetadataResponse,
     get_model_metadata_pb2.SignatureDefMap,
     status_pb2.StatusProto,
+    tf.train.BytesList,
+    tf.train.FloatList,
+    tf.train.Int64List,
+    tf.train.Feature,
+    tf.train.Features,
+    tf.train.Example,
+    input_pb2.ExampleList,
+    input_pb2.ExampleListWithContext,
+    input_pb2.Input,
+    classification_pb2.Class,
+    classification_pb2.Classifications,
+    classification_pb2.ClassificationResult,
+    classification_pb2.ClassificationRequest,
+    classification_pb2.ClassificationResponse,
+    regression_pb2.Regression,
+    regression_pb2.RegressionResult,
+    regression_pb2.RegressionRequest,
+    regression_pb2.RegressionResponse,
 ]
 INTEGERS = (
     np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64,
@@ -67,8 +88,7 @@ def described(descriptor):
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda cls: cls.DESCRIPTOR.name)
 def test_names_numbers_and_types_are_the_published_ones(published):
-    ours = getattr(protocol, published.DESCRIPTOR.name).DESCRIPTOR
-    assert ours.full_name == published.DESCRIPTOR.full_name
+    ours = protocol._POOL.FindMessageTypeByName(published.DESCRIPTOR.full_name)
     theirs = described(published.DESCRIPTOR)
     fields = described(ours)
     assert fields
