@@ -278,3 +278,29 @@ def example_models(tmp_path_factory):
     (root / "shared").mkdir()
     save_shared_graph(root / "shared" / "1")
     return {path.name: path for path in root.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def write_config():
+    """write_config(file, {model name: base path}): writes a ModelServerConfig; returns its path."""
+
+    def write(file, base_paths):
+        entries = "".join(
+            f'config {{ name: "{name}" base_path: "{path}" model_platform: "tensorflow" }}\n'
+            for name, path in base_paths.items()
+        )
+        file.write_text(f"model_config_list {{\n{entries}}}\n")
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def assert_clean():
+    """assert_clean(text): nothing of Python's inside is in what a client, or a log, got to see."""
+
+    def check(text):
+        for trace in ("Traceback", 'File "', ".py", "most recent call", "Error: "):
+            assert trace not in text, text
+
+    return check

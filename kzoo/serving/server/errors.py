@@ -9,7 +9,7 @@ import enum
 
 import tensorflow as tf
 
-# TensorFlow Serving cuts the message of a gRPC status here: it travels in a header.
+# Bytes after which TensorFlow Serving cuts the message of a gRPC status: it travels in a header.
 GRPC_MESSAGE_LIMIT = 1024
 
 
@@ -70,9 +70,10 @@ class ServingError(Exception):
     @property
     def grpc_message(self):
         """The message as TensorFlow Serving sends it over gRPC."""
-        if len(self.message) <= GRPC_MESSAGE_LIMIT:
-            return self.message
-        return self.message[:GRPC_MESSAGE_LIMIT] + "...TRUNCATED"
+        text = self.message.encode("utf-8", "replace")
+        if len(text) <= GRPC_MESSAGE_LIMIT:
+            return text.decode()
+        return text[:GRPC_MESSAGE_LIMIT].decode("utf-8", "ignore") + "...TRUNCATED"
 
 
 def http_status(code):
@@ -99,5 +100,7 @@ def runtime_errors():
         yield
     except tf.errors.OpError as error:
         raise ServingError(error.error_code, error.message) from error
+    except UnicodeDecodeError as error:  # of a message that quotes bytes of the request
+        raise invalid_argument(error.object.decode("utf-8", "surrogateescape")) from error
     except MemoryError as error:
         raise ServingError(Code.RESOURCE_EXHAUSTED, "Out of memory") from error

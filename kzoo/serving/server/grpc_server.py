@@ -1,9 +1,9 @@
 """The gRPC side of the server: ports and sockets, TLS, limits, the health service."""
 
-import concurrent.futures
 import logging
 import os
 import re
+import threading
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -12,6 +12,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 from kzoo.serving.server import metrics
 from kzoo.serving.server.errors import Code, ServingError, invalid_argument
 from kzoo.serving.server.grpc_service import ModelService, PredictionService
+from kzoo.serving.server.patient_pool import PatientPool
 from kzoo.serving.server.tls import server_credentials
 
 log = logging.getLogger(__name__)
@@ -42,23 +43,24 @@ class GrpcServer:
         self._credentials = (
             server_credentials(options.ssl_config_file) if options.ssl_config_file else None
         )
+        limit = options.grpc_max_threads or options.max_concurrent_requests
+        threads = options.grpc_max_threads or _THREADS
+        turns = threading.BoundedSemaphore(threads)  # of work; others wait for slow clients
         self._server = grpc.server(
-            concurrent.futures.ThreadPoolExecutor(
-                options.grpc_max_threads or _THREADS, "kzoo-grpc"
-            ),
+            PatientPool(threads, limit, "kzoo-grpc"),
             options={
                 **_CHANNEL_ARGUMENTS,
                 **dict(channel_arguments(options.grpc_channel_arguments or "")),
             }.items(),
             # A limit that was asked for refuses; the default one lets requests wait their turn.
-            maximum_concurrent_rpcs=options.grpc_max_threads or options.max_concurrent_requests,
+            maximum_concurrent_rpcs=limit,
         )
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            PredictionService(manager, options.enable_serialization_as_tensor_content),
+            PredictionService(manager, turns, options.enable_serialization_as_tensor_content),
             self._server,
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(manager, metrics.value), self._server
+            ModelService(manager, turns, metrics.value), self._server
         )
         self._health = self._add_health() if options.enable_grpc_healthcheck_service else None
         self.port = self._open_port()

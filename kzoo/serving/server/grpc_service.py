@@ -34,13 +34,17 @@ _COUNTED = ("Predict", "Classify", "Regress")  # what TensorFlow Serving has met
 
 
 def _rpc(method):
-    """Answers a `ServingError` with its gRPC status, and anything else with INTERNAL."""
+    """Answers a `ServingError` with its gRPC status, and anything else with INTERNAL.
+
+    The method runs when it is its turn: the service's `turns` is a semaphore.
+    """
     api = method.__name__
 
     @functools.wraps(method)
     def call(self, request, context):
         start = time.perf_counter()
-        response, code, message = _run(method, self, request, context.time_remaining())
+        with self.turns:
+            response, code, message = _run(method, self, request, context.time_remaining())
         if api in _COUNTED:
             elapsed = time.perf_counter() - start
             metrics.record_request(request.model_spec.name, api, "GRPC", code, elapsed)
@@ -113,11 +117,13 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     Args:
         manager: `ModelManager`.
+        turns: context manager around the work of each request.
         as_content: answer in `tensor_content` instead of the repeated fields.
     """
 
-    def __init__(self, manager, as_content=False):
+    def __init__(self, manager, turns, as_content=False):
         self._manager = manager
+        self.turns = turns
         self._as_content = as_content
 
     @_rpc
@@ -172,12 +178,14 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     Args:
         manager: `ModelManager`.
+        turns: context manager around the work of each request.
         metric_value: function from the name of a metric to its value, for clients that want to
             know by how much it grew during a reload; unknown ones are 0.
     """
 
-    def __init__(self, manager, metric_value=lambda name: 0):
+    def __init__(self, manager, turns, metric_value=lambda name: 0):
         self._manager = manager
+        self.turns = turns
         self._metric_value = metric_value
 
     @_rpc
