@@ -55,6 +55,7 @@ class LoadedModel:
     def __init__(self, name, version, path, options, batching=None):
         self.name = name
         self.version = version
+        self.path = path
         self.options = options
         self._callables = {}  # by signature and outputs, as they are asked for
         self._runs = {}  # by the tensors behind them: the same in several signatures, perhaps

@@ -139,6 +139,14 @@ class ModelManager:
             raise not_found(f"Servable not found for request: {request}")
         return versions[wanted]
 
+    def serving(self):
+        """Returns {name: ({version: what `load` made}, {label: version})} of all that serves."""
+        return {
+            name: (versions, self._labels.get(name, {}))
+            for name, versions in sorted(self._lifecycle.available.items())
+            if versions
+        }
+
     def states(self, name, version=None):
         """Returns [(version, VersionState)], newest first, of all versions or the one asked for.
 

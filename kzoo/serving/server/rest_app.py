@@ -28,6 +28,7 @@ from kzoo.serving.server.grpc_service import SIGNATURE_DEF, model_metadata, mode
 from kzoo.serving.server.http_protocol import error_page
 from kzoo.serving.server.inference import infer
 from kzoo.serving.server.json_text import error_body
+from kzoo.serving.server.page import Page
 from kzoo.serving.server.rest_examples import encode_classes, encode_values, parse_input
 from kzoo.serving.server.rest_json import decode_inputs, parse_request
 from kzoo.serving.server.rest_response import encode_outputs
@@ -67,6 +68,7 @@ class RestApp:
         self._max_body_bytes = options.max_body_bytes
         self._cors = _CORS if options.rest_api_enable_cors_support else None
         self._metrics_path = metrics.page_path(options.monitoring_config_file)
+        self._page = Page(manager, options)
         self._running = 0
 
     async def __call__(self, scope, receive, send):
@@ -78,11 +80,18 @@ class RestApp:
                 response = _metrics_page(path, full_path)
             elif _API.fullmatch(full_path):
                 response = await self._api(scope, receive, full_path)
+            elif path == "/" and scope["method"] in ("GET", "HEAD"):
+                response = await self._people_page()
             else:
                 response = _not_found_page()
         except _ClientGoneError:
             return
         await response(scope, receive, send)
+
+    async def _people_page(self):
+        loop = asyncio.get_running_loop()
+        document = await loop.run_in_executor(self._pool, self._page.render)
+        return Response(document, headers=self._page.headers, media_type="text/html")
 
     async def _api(self, scope, receive, path):
         """Returns the response to a request below /v1/, and counts it."""
@@ -277,7 +286,9 @@ def _metrics_page(path, full_path):
     if path != full_path:
         text = f"Unexpected path: {full_path}. Should be {path}"
         return Response(text, 400, headers=_PLAIN_TEXT)
-    return Response(metrics.page(), headers=_PLAIN_TEXT)
+    # A label may hold what a client sent as a model's name, which need not be UTF-8.
+    page = metrics.page().encode("utf-8", "replace")
+    return Response(page, headers=_PLAIN_TEXT)
 
 
 def _not_found_page():
