@@ -8,6 +8,8 @@ then costs little more than the graph itself.
 import os
 import threading
 import weakref
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -33,6 +35,37 @@ _METHOD_NAMES = (
     tf.saved_model.REGRESS_METHOD_NAME,
 )
 _SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
+_MAX_PLANS = 256
+
+
+class _Plan(NamedTuple):
+    """How requests for some outputs of a signature are run, found out once.
+
+    Attributes:
+        dtypes: {input name: NumPy dtype}, sorted by name.
+        outputs: names of the outputs wanted.
+        call: function of arrays to the list of fetched ones.
+        order: for each argument of `call`, its position among the inputs.
+        positions: for each output, its position in what `call` returns.
+    """
+
+    dtypes: dict
+    outputs: tuple
+    call: Callable
+    order: list
+    positions: list
+
+    def feeds(self, inputs):
+        """Returns the arrays sorted by input name; None for what must be looked at closely."""
+        if len(inputs) != len(self.dtypes) or any(name not in inputs for name in self.dtypes):
+            return None
+        feeds = [inputs[name] for name in self.dtypes]
+        fit = all(map(_has_dtype, feeds, self.dtypes.values()))
+        return feeds if fit else None
+
+
+def _has_dtype(array, dtype):
+    return array.dtype == dtype
 
 
 class LoadedModel:
@@ -57,7 +90,7 @@ class LoadedModel:
         self.version = version
         self.path = path
         self.options = options
-        self._callables = {}  # by signature and outputs, as they are asked for
+        self._plans = {}  # by signature and output filter, as they are asked for
         self._runs = {}  # by the tensors behind them: the same in several signatures, perhaps
         self._lock = threading.Lock()
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config(options))
@@ -105,19 +138,30 @@ class LoadedModel:
             signature: SignatureDef.
             inputs, output_filter: as for `predict`.
         """
-        feeds = _feeds(signature, inputs)
-        names = _output_names(signature, output_filter)
-        call, order, positions = self._callable(key, signature, names)
+        plan = self._plans.get((key, output_filter))
+        feeds = None if plan is None else plan.feeds(inputs)
+        if feeds is None:
+            feeds = _feeds(signature, inputs)
+            plan = plan or self._make_plan(key, signature, output_filter)
         with runtime_errors():
-            arrays = [feeds[index] for index in order]
-            values = [_as_array(value) for value in measured(self.name, call, arrays)]
-        return {name: values[position] for name, position in zip(names, positions, strict=True)}
+            arrays = [feeds[index] for index in plan.order]
+            values = [_as_array(value) for value in measured(self.name, plan.call, arrays)]
+        return {
+            name: values[position]
+            for name, position in zip(plan.outputs, plan.positions, strict=True)
+        }
 
-    def _callable(self, key, signature, names):
+    def _make_plan(self, key, signature, output_filter):
+        outputs = _output_names(signature, output_filter)
+        dtypes = {
+            name: tf.as_dtype(signature.inputs[name].dtype).as_numpy_dtype
+            for name in sorted(signature.inputs)
+        }
         with self._lock:
-            if (key, names) not in self._callables:
-                self._callables[key, names] = self._make_callable(signature, names)
-            return self._callables[key, names]
+            plan = _Plan(dtypes, outputs, *self._make_callable(signature, outputs))
+            if len(self._plans) < _MAX_PLANS:  # a client may ask for outputs in any order
+                self._plans[key, output_filter] = plan
+        return plan
 
     def _make_callable(self, signature, names):
         """Returns a function, the order of its arguments, and the positions of the outputs."""

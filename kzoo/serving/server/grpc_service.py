@@ -135,7 +135,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         fill_model_spec(response.model_spec, spec.name, model, key)
         for name, array in predict(model, request).items():
             dtype = signature.outputs[name].dtype
-            response.outputs[name].CopyFrom(to_proto(array, dtype, self._as_content))
+            to_proto(array, dtype, self._as_content, response.outputs[name])
         return response
 
     @_rpc

@@ -35,6 +35,7 @@ _VALUE_FIELDS = {
     types_pb2.DT_COMPLEX64: "scomplex_val",
     types_pb2.DT_COMPLEX128: "dcomplex_val",
 }
+_DTYPES = {number: np.dtype(tf.as_dtype(number).as_numpy_dtype) for number in _VALUE_FIELDS}
 
 
 def dtype_name(dtype):
@@ -64,7 +65,7 @@ def to_numpy(proto, alias):
         raise invalid_argument(f"tensor parsing error: {alias}") from error
 
 
-def to_proto(array, dtype, as_content=False):
+def to_proto(array, dtype, as_content=False, proto=None):
     """Encodes an array.
 
     Args:
@@ -72,8 +73,10 @@ def to_proto(array, dtype, as_content=False):
         dtype: its DataType number.
         as_content: `tensor_content` instead of the repeated fields (TensorFlow Serving's
             `--enable_serialization_as_tensor_content`); strings always use `string_val`.
+        proto: the empty TensorProto to fill. None for a new one.
     """
-    proto = tensor_pb2.TensorProto(dtype=dtype)
+    proto = tensor_pb2.TensorProto() if proto is None else proto
+    proto.dtype = dtype
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     field = _VALUE_FIELDS[dtype]
@@ -98,7 +101,7 @@ def _decode(proto):
         raise ValueError("unknown dtype")
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise ValueError("unknown shape")
-    dtype = np.dtype(tf.as_dtype(proto.dtype).as_numpy_dtype)
+    dtype = _DTYPES[proto.dtype]
     size = math.prod(shape)
     if size * dtype.itemsize > MAX_TENSOR_BYTES:
         raise ValueError("too large")
