@@ -19,6 +19,10 @@ def export(
     overlays: Annotated[
         bool, typer.Option(help="Also serve each method from image bytes to an overlay as PNG.")
     ] = False,
+    samples: Annotated[
+        list[pathlib.Path] | None,
+        typer.Option("--sample", help="A picture, or a row as JSON, to try; repeat for more."),
+    ] = None,
 ):
     """Export a saved model, with explanations as signatures, for TensorFlow Serving.
 
@@ -34,5 +38,7 @@ def export(
     load_all()
     loaded = keras.saving.load_model(model, compile=False)
     names = classes.split(",") if classes else None
-    version = export_model(loaded, path, explainers or (), class_names=names, overlays=overlays)
+    version = export_model(
+        loaded, path, explainers or (), class_names=names, overlays=overlays, samples=samples
+    )
     print(version)

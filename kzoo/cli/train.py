@@ -81,9 +81,10 @@ def export_run(run, folder):
     """Exports what a finished run has trained, as its recipe's `export` section says."""
     from kzoo.papers import components
     from kzoo.serving.export import export
+    from kzoo.serving.samples import samples_of
     from kzoo.training.parts import make
 
-    plan, model = run.recipe, run.served_model
+    plan, model, held_out = run.recipe, run.served_model, run.validation_data
     explainers = [
         make("explainer", part, f"export.explainers.{number}", model=model)
         for number, part in enumerate(plan.export.explainers)
@@ -100,6 +101,7 @@ def export_run(run, folder):
         overlays=plan.export.overlays,
         recipe=plan.model_dump(mode="json"),
         papers=papers,
+        samples=samples_of(held_out.source if held_out else run.source),
     )
 
 

@@ -8,7 +8,7 @@
     explain_<method>_png   image_bytes, target -> the same, overlay_bytes
 
 Every input and output has the batch as its first dimension. `assets.extra` beside it holds
-`card.json`, which says what the numbers mean, and one warm-up request for each signature.
+`card.json`, which says what the numbers mean, one warm-up request for each signature, and samples.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from kzoo.explain.explainer import Explainer
 from kzoo.explain.names import by_name, method_name
 from kzoo.serving.card import make_card, write_card
 from kzoo.serving.check import check_export
+from kzoo.serving.samples import FOLDER, check_samples, write_samples
 from kzoo.serving.signatures import make_signatures, named_specs
 from kzoo.serving.warmup import write_warmup
 from kzoo.training.method import TrainingMethod
@@ -41,6 +42,8 @@ def export(
     overlays=False,
     recipe=None,
     papers=(),
+    samples=None,
+    feature_names=None,
 ):
     """Exports a model as the next version below `path`, atomically.
 
@@ -59,6 +62,9 @@ def export(
             answers with the heat map laid over the picture, as PNG. Defaults to False.
         recipe: the resolved recipe of the run, for the card.
         papers: `Paper`s that the model is made of, for the card.
+        samples: examples for the page of the embedded server: PNG or JPEG files, or a row of
+            features as JSON; paths, or {file name: bytes}, of at most 256 KiB each.
+        feature_names: names of the features of a tabular model, for the card and the page.
 
     Returns:
         `pathlib.Path` of the version written.
@@ -73,6 +79,7 @@ def export(
     if class_names is not None:
         _check_classes(model, class_names)
 
+    samples = check_samples(samples)
     signatures = make_signatures(model, specs, explainers, rescale, overlays)
     path.mkdir(parents=True, exist_ok=True)
     temporary = path / f".export-{uuid.uuid4().hex}"
@@ -85,7 +92,11 @@ def export(
         card = make_card(
             model, path.name, signatures, explainers, class_names, rescale, recipe, papers
         )
+        if feature_names is not None:
+            card["feature_names"] = list(map(str, feature_names))
         write_card(extra / "card.json", card)
+        if samples:
+            write_samples(extra / FOLDER, samples)
         write_warmup(extra / "tf_serving_warmup_requests", path.name, requests)
         return _take_next_version(temporary, path)
     finally:

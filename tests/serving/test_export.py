@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kzoo.data import Source
 from kzoo.explain import IntegratedGradients, Saliency
 from kzoo.plots import overlay
 from kzoo.serving.check import ExportError
 from kzoo.serving.export import export
 from kzoo.serving.local import LocalModel
+from kzoo.serving.samples import samples_of
 from kzoo.training import SAM
 
 
@@ -188,6 +190,29 @@ class ThroughNumpy(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+def test_samples_lie_beside_the_model(tmp_path):
+    source = Source(
+        np.arange(3 * 4 * 4, dtype="uint8").reshape(3, 4, 4, 1), [1, 0, 1], "mine",
+        class_names=["a cat", "dog"],
+    )  # fmt: skip
+    samples = samples_of(source)
+    assert list(samples) == ["0_a_cat.png", "1_dog.png"]
+    np.testing.assert_array_equal(tf.io.decode_png(samples["1_dog.png"]), source.features[0])
+    assert samples_of(Source(np.zeros([2, 3]), [0, 1], "tabular")) == {}
+
+    (tmp_path / "row.json").write_text("[1, 2]")
+    model = keras.Sequential([keras.Input([2]), keras.layers.Dense(2)])
+    version = export(
+        model, tmp_path / "m", samples=[tmp_path / "row.json"], feature_names=["width", "height"]
+    )
+    extra = version / "assets.extra"
+    assert (extra / "samples" / "row.json").read_text() == "[1, 2]"
+    assert json.loads((extra / "card.json").read_text())["feature_names"] == ["width", "height"]
+    for wrong in ({"../a.png": b"x"}, {"a.exe": b"x"}, {"a.png": bytes(300_000)}):
+        with pytest.raises(ValueError, match="`samples` must be .png, .jpg or .json files"):
+            export(model, tmp_path / "m", samples=wrong)
 
 
 def test_what_needs_python_is_refused(tmp_path):

@@ -14,8 +14,10 @@ import string
 
 import tensorflow as tf
 
+from kzoo.serving import samples
+
 CARD = os.path.join("assets.extra", "card.json")
-SAMPLES = os.path.join("assets.extra", "samples")
+SAMPLES = os.path.join("assets.extra", samples.FOLDER)
 _SAMPLE_TYPES = {
     ".jpeg": "image/jpeg",
     ".jpg": "image/jpeg",
@@ -23,7 +25,6 @@ _SAMPLE_TYPES = {
     ".png": "image/png",
 }
 _MAX_SAMPLES = 12
-_MAX_SAMPLE_BYTES = 256 * 1024
 _MAX_CARD_BYTES = 4 * 2**20
 # One script, in the order in which its parts need each other.
 _SCRIPTS = (
@@ -112,12 +113,12 @@ def _samples(folder):
         names = sorted(filter(_type, tf.io.gfile.listdir(folder)))
     except tf.errors.OpError:
         return []
-    samples = (_sample(os.path.join(folder, name), name) for name in names[:_MAX_SAMPLES])
-    return [sample for sample in samples if sample]
+    found = (_sample(os.path.join(folder, name), name) for name in names[:_MAX_SAMPLES])
+    return [sample for sample in found if sample]
 
 
 def _sample(file, name):
-    content, kind = _read(file, _MAX_SAMPLE_BYTES), _type(name)
+    content, kind = _read(file, samples.MAX_BYTES), _type(name)
     if kind != "application/json":
         return content and {"name": name, "type": kind, "b64": base64.b64encode(content).decode()}
     row = _parse(content)
