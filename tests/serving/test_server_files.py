@@ -7,67 +7,14 @@ import subprocess
 import kubernetes_validate
 import pytest
 import yaml
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from google.protobuf import wrappers_pb2 as wrappers
+from google.protobuf import text_format
 
-from kzoo.serving.server import ModelServer
+from kzoo.serving.server import ModelServer, text_proto
+from kzoo.serving.server.batching_config import BatchingParameters
 from kzoo.serving.server.config import read_config_file, validated_models
+from kzoo.serving.server.messages import MonitoringConfig
 
 SERVING = pathlib.Path(__file__).parents[2] / "serving"
-
-# The fields of TensorFlow Serving's session_bundle_config.proto and monitoring_config.proto:
-# tensorflow-serving-api does not bring these two messages.
-WRAPPER = ".google.protobuf."
-MESSAGES = {
-    "BatchingParameters": {
-        "max_batch_size": WRAPPER + "Int64Value",
-        "batch_timeout_micros": WRAPPER + "Int64Value",
-        "max_enqueued_batches": WRAPPER + "Int64Value",
-        "num_batch_threads": WRAPPER + "Int64Value",
-        "thread_pool_name": WRAPPER + "StringValue",
-        "allowed_batch_sizes": "repeated int64",
-        "pad_variable_length_inputs": "bool",
-        "enable_large_batch_splitting": WRAPPER + "BoolValue",
-        "max_execution_batch_size": WRAPPER + "Int64Value",
-    },
-    "PrometheusConfig": {"enable": "bool", "path": "string"},
-    "MonitoringConfig": {"prometheus_config": ".tensorflow.serving.PrometheusConfig"},
-}
-
-
-@pytest.fixture(scope="module")
-def messages():
-    """{name: message class} of `MESSAGES`."""
-    kinds = descriptor_pb2.FieldDescriptorProto
-    scalar = {"bool": kinds.TYPE_BOOL, "string": kinds.TYPE_STRING, "int64": kinds.TYPE_INT64}
-    file = descriptor_pb2.FileDescriptorProto(
-        name="kzoo_test.proto",
-        package="tensorflow.serving",
-        syntax="proto3",
-        dependency=[wrappers.DESCRIPTOR.name],
-    )
-    for name, fields in MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for number, (field, kind) in enumerate(fields.items(), 1):
-            repeated = kind.startswith("repeated ")
-            added = message.field.add(
-                name=field,
-                number=number,
-                label=kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL,
-            )
-            if kind.startswith("."):
-                added.type, added.type_name = kinds.TYPE_MESSAGE, kind
-            else:
-                added.type = scalar[kind.removeprefix("repeated ")]
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers.DESCRIPTOR.serialized_pb)
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(
-            pool.FindMessageTypeByName(f"tensorflow.serving.{name}")
-        )
-        for name in MESSAGES
-    }
 
 
 def manifest(name):
@@ -112,17 +59,16 @@ def test_models_config_serves(tmp_path, half_version, connect):
     assert answer == (200, {"predictions": [2.5]})
 
 
-def test_batching_config(messages):
-    text = (SERVING / "batching.config").read_text()
-    config = text_format.Parse(text, messages["BatchingParameters"]())
+def test_batching_config():
+    config = text_proto.read(SERVING / "batching.config", BatchingParameters())
     sizes = list(config.allowed_batch_sizes)
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == config.max_batch_size.value
 
 
-def test_monitoring_config(messages):
-    text = (SERVING / "monitoring.config").read_text()
-    config = text_format.Parse(text, messages["MonitoringConfig"]()).prometheus_config
+def test_monitoring_config():
+    file = SERVING / "monitoring.config"
+    config = text_proto.read(file, MonitoringConfig()).prometheus_config
     assert config.enable
     annotations = manifest("deployment.yaml")["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/path"] == config.path
