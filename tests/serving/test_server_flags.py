@@ -197,7 +197,6 @@ def test_what_cannot_be_done_is_refused(given):
         ("num_tflite_pools", 3),
         ("num_unload_threads", 2),
         ("skip_initialize_tpu", True),
-        ("xla_cpu_compilation_enabled", True),
     ],
 )
 def test_what_has_no_effect_is_accepted_and_logged(flag, value, caplog):

@@ -449,3 +449,18 @@ def post(port, body):
         return connection.getresponse().status
     finally:
         connection.close()
+
+
+def test_what_tensorflow_serving_would_not_compile_is_said(tmp_path, serve, caplog):
+    class Compiled(tf.Module):
+        @tf.function(jit_compile=True, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def double(self, x):
+            return {"y": 2 * x}
+
+    module = Compiled()
+    tf.saved_model.save(module, str(tmp_path / "m" / "1"), {"serving_default": module.double})
+    serve(model_name="m", base_path=tmp_path / "m")
+    assert "asks for compilation by XLA" in caplog.text
+    caplog.clear()
+    serve(model_name="m", base_path=tmp_path / "m", xla_cpu_compilation_enabled=True)
+    assert "XLA" not in caplog.text

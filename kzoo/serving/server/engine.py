@@ -5,6 +5,7 @@ the model is ever executed. Every pair (signature, outputs) becomes a session ca
 then costs little more than the graph itself.
 """
 
+import logging
 import os
 import threading
 import weakref
@@ -27,6 +28,8 @@ from kzoo.serving.server.metrics import count_loads
 from kzoo.serving.server.session_config import session_config
 from kzoo.serving.server.session_run import SessionRun, measured
 from kzoo.serving.server.tensors import dtype_name, to_numpy
+
+log = logging.getLogger(__name__)
 
 DEFAULT_SIGNATURE = "serving_default"
 _METHOD_NAMES = (
@@ -95,9 +98,15 @@ class LoadedModel:
         self._lock = threading.Lock()
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=session_config(options))
         weakref.finalize(self, self._session.close)
-        self.signatures = dict(
-            _load(self._session, path, options.saved_model_tags.split(",")).signature_def
-        )
+        meta_graph = _load(self._session, path, options.saved_model_tags.split(","))
+        self.signatures = dict(meta_graph.signature_def)
+        if not options.xla_cpu_compilation_enabled and _asks_for_xla(meta_graph.graph_def):
+            log.warning(
+                "{name: %s version: %d} asks for compilation by XLA: TensorFlow Serving refuses "
+                "its requests unless --xla_cpu_compilation_enabled is set.",
+                name,
+                version,
+            )
         self._batched = batching.of_version(path) if batching is not None else None
         if options.enable_model_warmup:
             warmup.replay(self, path)
@@ -193,6 +202,11 @@ def _load(session, path, tags):
             return tf.compat.v1.saved_model.loader.load(session, tags, path)
     except (OSError, RuntimeError, ValueError, KeyError, DecodeError) as error:
         raise ServingError(Code.INTERNAL, f"Could not load {path}: {error}") from error
+
+
+def _asks_for_xla(graph):
+    """Whether a function must be compiled, as by `tf.function(jit_compile=True)`."""
+    return any(function.attr["_XlaMustCompile"].b for function in graph.library.function)
 
 
 def _check_method_name(signature):

@@ -129,7 +129,7 @@ class ServerOptions:
     max_concurrent_requests: int = _embedded(
         1024, "Requests of each API beyond this number are refused."
     )
-    max_body_bytes: int = _embedded(2**31 - 1, "The largest REST body, inflated.")
+    max_body_bytes: int = _embedded(2**29, "The largest REST body.")
 
     tensorflow_session_parallelism: int = _option(
         0, "Threads of a session, of both kinds below; 0 leaves it to TensorFlow.", group="Sessions"
@@ -143,7 +143,9 @@ class ServerOptions:
         0.0, "Share of the GPU's memory; 0 leaves it to TensorFlow."
     )
     mixed_precision: str | None = _option(None, "Only 'bfloat16'.")
-    xla_cpu_compilation_enabled: bool = _idle(False, "XLA is always there for who asks for it.")
+    xla_cpu_compilation_enabled: bool = _option(
+        False, "Models may compile with XLA; the embedded server only warns of those that do."
+    )
     xla_gpu_compilation_enabled: bool = _idle(False, "XLA is always there for who asks for it.")
 
     flush_filesystem_caches: bool = _option(
