@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from kzoo.explain import GradCAM, IntegratedGradients
 from kzoo.models import feature_pyramid
@@ -53,7 +54,8 @@ def test_served_with_its_explanations(part, tmp_path):
     }
     # `export` compares each signature with a plain graph session, as TensorFlow Serving has it.
     version = export(model, tmp_path / "model", explainers)
-    signatures = tf.saved_model.load(version).signatures
+    saved = saved_model_pb2.SavedModel.FromString((version / "saved_model.pb").read_bytes())
+    signatures = saved.meta_graphs[0].signature_def
     assert {"explain_grad_cam", "explain_integrated_gradients"} <= set(signatures)
 
 
