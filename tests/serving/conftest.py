@@ -304,3 +304,11 @@ def assert_clean():
             assert trace not in text, text
 
     return check
+
+
+@pytest.fixture(scope="module")
+def client(server, connect):
+    """A `Client` of the module's own fixture `server`."""
+    made = connect(server)
+    yield made
+    made.close()

@@ -10,9 +10,8 @@ import yaml
 from google.protobuf import text_format
 
 from kzoo.serving.server import ModelServer, text_proto
-from kzoo.serving.server.batching_config import BatchingParameters
 from kzoo.serving.server.config import read_config_file, validated_models
-from kzoo.serving.server.messages import MonitoringConfig
+from kzoo.serving.server.messages import BatchingParameters, MonitoringConfig
 
 SERVING = pathlib.Path(__file__).parents[2] / "serving"
 

@@ -67,13 +67,6 @@ def server(base_paths, example_models, tmp_path_factory, write_config):
 
 
 @pytest.fixture(scope="module")
-def client(server, connect):
-    made = connect(server)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def batching_server(server):
     """The same models, with batching."""
     file = server.options.model_config_file

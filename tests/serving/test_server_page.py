@@ -102,13 +102,6 @@ def _export_table(path):
 
 
 @pytest.fixture(scope="module")
-def client(server, connect):
-    client = connect(server)
-    yield client
-    client.close()
-
-
-@pytest.fixture(scope="module")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     binary = next(filter(None, map(shutil.which, BROWSERS)), None)

@@ -37,13 +37,6 @@ def server(base_paths):
         yield running
 
 
-@pytest.fixture(scope="module")
-def client(server, connect):
-    made = connect(server)
-    yield made
-    made.close()
-
-
 def half(client, x, timeout=20):
     reply = client.predict("transport", {"x": np.float32(x)}, ["y"], timeout=timeout)
     return list(reply.outputs["y"].float_val)

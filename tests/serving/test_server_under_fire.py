@@ -60,13 +60,6 @@ def server(base_paths, tmp_path_factory, write_config):
 
 
 @pytest.fixture(scope="module")
-def client(server, connect):
-    made = connect(server)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def impatient(server):
     """REST on the manager of `server` that waits 0.2 s for a slow client: (host, port)."""
     limits = ConnectionLimits(interval=0.2, progress_bytes=100)

@@ -1,8 +1,4 @@
-"""BatchingParameters: how requests are merged, read from protobuf's text format.
-
-tensorflow-serving-api does not bring this message of `session_bundle_config.proto`; it is built
-here, with the public names and field numbers, in a pool of its own.
-"""
+"""BatchingParameters: how requests are merged, read from protobuf's text format."""
 
 import dataclasses
 import itertools
@@ -10,59 +6,14 @@ import logging
 import os
 
 import tensorflow as tf
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
 
 from kzoo.serving.server import text_proto
 from kzoo.serving.server.errors import invalid_argument
+from kzoo.serving.server.messages import BatchingParameters
 
 VERSION_FILE = "batching_params.pbtxt"
 
 log = logging.getLogger(__name__)
-
-_Field = descriptor_pb2.FieldDescriptorProto
-_INT, _TEXT, _BOOL = (
-    f".{message.DESCRIPTOR.full_name}"
-    for message in (wrappers_pb2.Int64Value, wrappers_pb2.StringValue, wrappers_pb2.BoolValue)
-)
-# Message types by name, scalars by number; in the order of the field numbers, which start at 1.
-_FIELDS = {
-    "max_batch_size": _INT,
-    "batch_timeout_micros": _INT,
-    "max_enqueued_batches": _INT,
-    "num_batch_threads": _INT,
-    "thread_pool_name": _TEXT,
-    "allowed_batch_sizes": _Field.TYPE_INT64,
-    "pad_variable_length_inputs": _Field.TYPE_BOOL,
-    "enable_large_batch_splitting": _BOOL,
-    "max_execution_batch_size": _INT,
-}
-
-
-def _build_message():
-    file = descriptor_pb2.FileDescriptorProto(
-        name="kzoo/serving/batching_parameters.proto",
-        package="tensorflow.serving",
-        syntax="proto3",
-        dependency=[wrappers_pb2.DESCRIPTOR.name],
-    )
-    message = file.message_type.add(name="BatchingParameters")
-    for number, (name, kind) in enumerate(_FIELDS.items(), 1):
-        repeated = name == "allowed_batch_sizes"
-        label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
-        field = message.field.add(name=name, number=number, label=label)
-        if isinstance(kind, str):
-            field.type_name = kind
-        else:
-            field.type = kind
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-    pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(
-        pool.FindMessageTypeByName("tensorflow.serving.BatchingParameters")
-    )
-
-
-BatchingParameters = _build_message()
 
 
 def of_server(options):
